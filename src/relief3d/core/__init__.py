@@ -1,0 +1,1 @@
+"""Level 0: the data contract, errors, devices, seeds, progress."""
