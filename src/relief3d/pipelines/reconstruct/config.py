@@ -1,0 +1,98 @@
+"""Options of ``relief3d reconstruct``; importable without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from relief3d.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """What to do with the pictures. Every value is recorded in ``scene.json``."""
+
+    cameras: Path | None = None
+    """Known cameras: cameras.json, transforms.json or a COLMAP model folder, matched by picture name."""
+    poses: Literal["auto", "fixed", "refine", "ignore"] = "auto"
+    """Known poses: keep them (fixed), bundle-adjust from them (refine), or solve anew (ignore). auto: fixed."""
+    depth: Path | None = None
+    """Folder of known depth maps with the pictures' names (16-bit PNG, NPZ, EXR, PFM)."""
+    depth_scale: float | None = None
+    """Factor from stored integers to metres for 16-bit depth PNGs; default 0.001 (millimetres)."""
+    depth_source: Literal["auto", "given", "stereo"] = "auto"
+    """Where dense depth comes from; auto takes given depth where a picture has it and stereo elsewhere."""
+    masks: Path | None = None
+    """Folder of masks with the pictures' names; black (0) pixels are not used."""
+    video_frames: int = 60
+    """Most frames to take from a video."""
+    ordered: bool = False
+    """The pictures are in walking order (a video always is): match neighbours instead of all pairs."""
+    features: Literal["sift", "aliked-lightglue", "superpoint-lightglue", "disk-lightglue"] = "sift"
+    """Feature matcher; learned ones need their weights on this machine."""
+    mapper: Literal["incremental", "global"] = "incremental"
+    """Structure-from-motion solver."""
+    retries: bool = True
+    """Try harder settings when pictures stay unregistered."""
+    quality: Literal["fast", "default", "fine", "strict"] = "default"
+    """Depth profile: fewer neighbours (fast), slanted-plane refinement (fine), precise pixels only (strict)."""
+    depth_width: int = 0
+    """Longer side of the depth maps in pixels; 0 chooses 512 (fast: 384)."""
+    mesh: bool = True
+    """Fuse the depth maps into a mesh."""
+    mesh_faces: int = 500_000
+    """Most triangles in mesh.glb and mesh.ply; 0 keeps all."""
+    texture: Literal["vertex", "atlas", "none"] = "vertex"
+    """Colour of the mesh: per vertex, a baked texture in mesh.glb, or none."""
+    voxel_size: float | None = None
+    """Fusion voxel in scene units; chosen from the scene when not given."""
+    fuser: Literal["auto", "open3d", "torch"] = "auto"
+    """Fusion back end; auto takes Open3D when it is installed."""
+    splats: bool = True
+    """Also write splats.ply, Gaussians initialised from the points, for splat trainers."""
+    device: str = "auto"
+    """cpu, cuda, mps or auto."""
+    seed: int = 0
+    """Seed of everything random."""
+    max_memory: float | None = None
+    """Refuse work that is predicted to need more than this many GiB."""
+    overwrite: bool = False
+    """Replace an earlier result in the output folder."""
+
+    def __post_init__(self) -> None:
+        if self.voxel_size is not None and not self.voxel_size > 0:
+            raise InputError(f"voxel size {self.voxel_size} is not positive")
+        if self.depth_width and not 64 <= self.depth_width <= 4096:
+            raise InputError(f"depth width {self.depth_width} is outside 64..4096")
+        if self.video_frames < 2:
+            raise InputError("a video needs at least 2 frames to reconstruct", remedy="raise --video-frames")
+        if self.mesh_faces < 0:
+            raise InputError("the number of mesh faces cannot be negative")
+        if self.depth_source == "given" and self.poses == "ignore" and self.cameras is not None:
+            raise InputError("cameras were given and ignored at once", remedy="drop --cameras or --poses ignore")
+
+    def resolved_depth_width(self) -> int:
+        """The longer side of depth maps in pixels."""
+        return self.depth_width or (384 if self.quality == "fast" else 512)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash of the options that shape each stage, so that a resumed run knows what is still good."""
+        groups = {
+            "cameras": (
+                "cameras", "poses", "depth", "depth_scale", "masks", "video_frames", "ordered", "features",
+                "mapper", "retries", "seed",
+            ),
+            "depth": ("depth_source", "quality", "depth_width"),
+            "mesh": ("mesh", "mesh_faces", "texture", "voxel_size", "fuser", "splats"),
+        }  # fmt: skip
+        out: dict[str, str] = {}
+        chain = ""
+        values = dataclasses.asdict(self)
+        for stage, names in groups.items():
+            chain += json.dumps({name: str(values[name]) for name in names}, sort_keys=True)
+            out[stage] = hashlib.sha256(chain.encode()).hexdigest()[:16]
+        return out
