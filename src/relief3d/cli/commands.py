@@ -1,0 +1,175 @@
+"""One dataclass per command; fields are the options, ``run`` calls the library and returns the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from relief3d.core.errors import EXIT_FAILED, EXIT_OK
+from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
+from relief3d.pipelines.reconstruct.config import ReconstructConfig
+
+InputPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
+OutPath = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
+
+
+def _progress(quiet: bool) -> Progress:
+    return SilentProgress() if quiet else ConsoleProgress()
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+@dataclass(frozen=True)
+class ReconstructCommand:
+    """Options of ``relief3d reconstruct``."""
+
+    input: InputPath
+    """Folder, glob ('photos/*.jpg'), video, COLMAP model folder, cameras.json or transforms.json."""
+    out: OutPath
+    """Output folder."""
+    config: ReconstructConfig = field(default_factory=ReconstructConfig)
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Reconstruct and say where the results are."""
+        from relief3d.pipelines.reconstruct.run import reconstruct
+
+        scene = reconstruct(self.input, self.out, config=self.config, progress=_progress(self.quiet))
+        if not self.quiet:
+            _print(scene.info["headline"])
+            _print(f"report: {self.out / 'report.html'}")
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class ViewCommand:
+    """Options of ``relief3d view``."""
+
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """Folder written by ``relief3d reconstruct``."""
+    port: int = 8080
+    """Port on 127.0.0.1."""
+
+    def run(self) -> int:
+        """Serve until interrupted."""
+        from relief3d.viewer import open_viewer
+
+        open_viewer(self.out, port=self.port)
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class ReferenceCommand:
+    """Compare one result with a reference."""
+
+    result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
+    """Folder written by ``relief3d reconstruct``, or any scene file for poses only."""
+    reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE")]
+    """Scene with the truth: cameras.json, transforms.json, COLMAP folder or a reconstruct result."""
+    mesh: Path | None = None
+    """True mesh (PLY, GLB); without it, true depth is fused when the reference has depth."""
+    json: Path | None = None
+    """Also write the numbers to this file."""
+
+    def run(self) -> int:
+        """Print the numbers."""
+        from relief3d.eval.reference import compare, format_comparison
+        from relief3d.io.atomic import write_text
+
+        numbers = compare(self.result, self.reference, mesh=self.mesh)
+        _print(format_comparison(numbers))
+        if self.json is not None:
+            write_text(self.json, json.dumps(numbers, indent=1))
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Options of ``relief3d eval``; the sub-command names the protocol."""
+
+    protocol: Annotated[ReferenceCommand, tyro.conf.subcommand("reference", prefix_name=False)]
+
+    def run(self) -> int:
+        """Run the protocol."""
+        return self.protocol.run()
+
+
+@dataclass(frozen=True)
+class PlanCommand:
+    """Options of ``relief3d plan``."""
+
+    input: InputPath
+    """Same as for ``relief3d reconstruct``."""
+    config: ReconstructConfig = field(default_factory=ReconstructConfig)
+
+    def run(self) -> int:
+        """Print the plan."""
+        from relief3d.pipelines.reconstruct.plan import format_plan, make_plan
+
+        _print(format_plan(make_plan(self.input, self.config)))
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class DoctorCommand:
+    """Options of ``relief3d doctor``."""
+
+    json: bool = False
+    """Machine-readable."""
+
+    def run(self) -> int:
+        """Print the findings; exit 1 when something required is missing."""
+        from relief3d.pipelines.doctor import examine, format_findings
+
+        findings = examine()
+        if self.json:
+            _print(json.dumps([f.as_dict() for f in findings], indent=1))
+        else:
+            _print(format_findings(findings))
+        return EXIT_FAILED if any(f.required and not f.ok for f in findings) else EXIT_OK
+
+
+@dataclass(frozen=True)
+class DemoCommand:
+    """Options of ``relief3d demo``."""
+
+    out: OutPath = Path("demo_out")
+    """Folder for the pictures, the truth and the result."""
+    seed: int = 0
+    """Which room."""
+    views: int = 24
+    """How many pictures."""
+    width: int = 640
+    """Picture width in pixels (4:3)."""
+    quality: str = "default"
+    """Depth profile of the reconstruction."""
+    overwrite: bool = False
+    """Replace an earlier demo in the folder."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Render, reconstruct with the ordinary command, evaluate."""
+        from relief3d.eval.reference import format_comparison
+        from relief3d.pipelines.demo import run_demo
+
+        result = run_demo(
+            self.out,
+            seed=self.seed,
+            views=self.views,
+            width=self.width,
+            quality=self.quality,
+            overwrite=self.overwrite,
+            progress=_progress(self.quiet),
+        )
+        _print(format_comparison(result.numbers))
+        _print(f"report: {result.report}")
+        return EXIT_OK

@@ -1,0 +1,176 @@
+"""The output folder as a resumable state: which stages are complete, for which input and options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from relief3d.core.contract import Scene
+from relief3d.core.errors import InputError
+from relief3d.io.atomic import write_text
+
+STATE_DIR = ".relief3d"
+STAGES = ("cameras", "depth", "mesh", "report")
+RESULT_FILES = (
+    "sparse", "depth", "transforms.json", "points.ply", "splats.ply", "mesh.glb", "mesh.ply", "scene.json",
+    "report.html", STATE_DIR,
+)  # fmt: skip
+# What each stage leaves behind; a stage that is not complete starts from a clean slate.
+STAGE_FILES = {
+    "cameras": ("sparse", "transforms.json"),
+    "depth": ("depth",),
+    "mesh": ("points.ply", "splats.ply", "mesh.glb", "mesh.ply"),
+    "report": ("scene.json", "report.html"),
+}
+
+
+def input_fingerprint(scene: Scene, source: str) -> str:
+    """Hash of the input: view names, sizes and, for files, their length and time of change."""
+    digest = hashlib.sha256(source.encode())
+    for view in scene.views:
+        facts: list[Any] = [view.name, view.camera.width, view.camera.height]
+        if view.path is not None and view.path.exists():
+            stat = view.path.stat()
+            facts += [stat.st_size, stat.st_mtime_ns]
+        digest.update(repr(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+class Workspace:
+    """One output folder.
+
+    Args:
+        root: the folder; created when absent.
+        input_hash: what :func:`input_fingerprint` says.
+        stage_hashes: options fingerprint of each stage.
+        overwrite: replace a different earlier result instead of refusing.
+
+    Raises:
+        InputError: when the folder holds something else, or another result and ``overwrite`` is false.
+    """
+
+    def __init__(
+        self, root: Path, *, input_hash: str, stage_hashes: Mapping[str, str], overwrite: bool = False
+    ) -> None:
+        self.root = root
+        self.fresh = not root.exists()
+        self._state_path = root / STATE_DIR / "state.json"
+        stages = {**stage_hashes, "report": stage_hashes["mesh"]}
+        previous = self._read_state()
+        if root.exists() and not root.is_dir():
+            raise InputError("the output path is a file", path=root, remedy="name a folder")
+        if root.exists() and previous is None and any(root.iterdir()):
+            raise InputError(
+                "the output folder holds files that are not a relief3d result",
+                path=root,
+                remedy="choose an empty or new folder",
+            )
+        if previous is not None and not overwrite:
+            conflict = self._conflict(previous, input_hash, stages)
+            if conflict:
+                raise InputError(
+                    f"the output folder holds a result of {conflict}",
+                    path=root,
+                    remedy="choose another folder or add --overwrite",
+                )
+        try:
+            (root / STATE_DIR).mkdir(parents=True, exist_ok=True)
+            probe = root / STATE_DIR / f".probe-{os.getpid()}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as exc:
+            raise InputError(
+                f"the output folder cannot be written ({exc.strerror})",
+                path=root,
+                remedy="choose a folder you may write to",
+            ) from exc
+        if previous is not None and overwrite:
+            self.clear(RESULT_FILES)
+            (root / STATE_DIR).mkdir(parents=True, exist_ok=True)
+            previous = None
+        self._state: dict[str, Any] = previous or {
+            "version": 1,
+            "input": input_hash,
+            "began": time.time(),
+            "options": stages,
+            "stages": {},
+        }
+        self._save()
+
+    @staticmethod
+    def _conflict(previous: Mapping[str, Any], input_hash: str, stages: Mapping[str, str]) -> str | None:
+        if previous.get("input") != input_hash:
+            return "other pictures"
+        if previous.get("options") != dict(stages):
+            return "other options"
+        return None
+
+    def _read_state(self) -> dict[str, Any] | None:
+        try:
+            state = json.loads(self._state_path.read_text())
+        except (OSError, ValueError):
+            return None
+        return state if isinstance(state, dict) and isinstance(state.get("stages"), dict) else None
+
+    def _save(self) -> None:
+        write_text(self._state_path, json.dumps(self._state, indent=1))
+
+    @property
+    def work(self) -> Path:
+        """Scratch folder for intermediate files; removed by :meth:`tidy`."""
+        path = self.root / STATE_DIR / "work"
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def done(self, stage: str) -> bool:
+        """True when ``stage`` was completed by this or an earlier run with the same input and options."""
+        return stage in self._state["stages"]
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing is left to do."""
+        return all(self.done(stage) for stage in STAGES)
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """What :meth:`complete_stage` stored for ``stage``."""
+        return dict(self._state["stages"][stage])
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Records of all completed stages in order."""
+        return {s: self.record(s) for s in STAGES if self.done(s)}
+
+    def complete_stage(self, stage: str, **facts: Any) -> None:
+        """Mark ``stage`` complete; ``facts`` (JSON types) are kept for later runs and the report."""
+        self._state["stages"][stage] = facts
+        self._save()
+
+    def begin_stage(self, stage: str) -> None:
+        """Remove what an interrupted attempt at ``stage`` left behind."""
+        self.clear(STAGE_FILES[stage])
+
+    def clear(self, names: tuple[str, ...]) -> None:
+        """Remove results by name; nothing else in the folder is touched."""
+        for name in names:
+            path = self.root / name
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.exists() or path.is_symlink():
+                path.unlink()
+
+    def tidy(self) -> None:
+        """Drop the scratch folder."""
+        shutil.rmtree(self.root / STATE_DIR / "work", ignore_errors=True)
+
+    def abandon(self) -> None:
+        """After a refusal: remove what this run made, so that nothing half-written stays."""
+        if self._state["stages"]:
+            return
+        self.clear(RESULT_FILES)
+        if self.fresh and self.root.exists() and not any(self.root.iterdir()):
+            self.root.rmdir()
