@@ -126,7 +126,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
     for name in {key for part in parts for key in part}:
         like = next(part[name] for part in parts if name in part)
         out[name] = torch.stack([part[name] if name in part else _blank(name, like) for part in parts])
-    return Batch(**out, names=tuple(n for b in batches for n in b.names))  # type: ignore[arg-type]
+    return Batch(**out, names=tuple(n for b in batches for n in b.names))
 
 
 def _blank(name: str, like: Tensor) -> Tensor:
