@@ -1,0 +1,16 @@
+"""Level 4: dense depth from posed pictures without learned weights."""
+
+from relief3d.stereo.config import StereoConfig
+from relief3d.stereo.estimate import estimate_depths
+from relief3d.stereo.neighbours import DepthRange, Neighbour
+from relief3d.stereo.result import StereoDepth, StereoReport, StereoResult
+
+__all__ = [
+    "DepthRange",
+    "Neighbour",
+    "StereoConfig",
+    "StereoDepth",
+    "StereoReport",
+    "StereoResult",
+    "estimate_depths",
+]
