@@ -1,0 +1,1 @@
+"""Level 2: the only code that opens data files."""
