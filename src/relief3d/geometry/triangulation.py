@@ -1,0 +1,218 @@
+"""Triangulation of points from two or more posed views, with the gates that decide which points to trust."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relief3d.core.errors import InputError
+from relief3d.geometry.projection import project_world
+
+
+@dataclass(frozen=True)
+class TriangulationGates:
+    """Thresholds for keeping a triangulated point.
+
+    Attributes:
+        max_reprojection: pixels, at a picture ``reference_width`` wide; scaled in proportion for others.
+        min_parallax_deg: smallest angle between the two viewing rays.
+        relaxed_parallax_deg: used instead when fewer than ``relax_below`` points survive.
+        relax_below: number of points below which the parallax gate is relaxed.
+        min_depth_baselines: smallest depth in units of the baseline.
+        max_depth_baselines: largest depth in units of the baseline.
+        reference_width: picture width in pixels for which ``max_reprojection`` holds.
+    """
+
+    max_reprojection: float = 2.0
+    min_parallax_deg: float = 2.0
+    relaxed_parallax_deg: float = 1.0
+    relax_below: int = 50
+    min_depth_baselines: float = 1e-3
+    max_depth_baselines: float = 50.0
+    reference_width: float = 640.0
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """What the gates found, for N points seen in two views.
+
+    Attributes:
+        keep: (*, N) bool.
+        z_a: (*, N) depth in camera a.
+        z_b: (*, N) depth in camera b.
+        reprojection: (*, N) larger of the two reprojection errors in pixels.
+        parallax: (*, N) radians.
+        relaxed: (*,) bool, True where the relaxed parallax threshold was used.
+    """
+
+    keep: Tensor
+    z_a: Tensor
+    z_b: Tensor
+    reprojection: Tensor
+    parallax: Tensor
+    relaxed: Tensor
+
+
+def projection_matrix(K: Tensor, cam_from_world: Tensor) -> Tensor:
+    """P = K [R | t]; (*, 3, 3), (*, 4, 4) -> (*, 3, 4)."""
+    return K @ cam_from_world[..., :3, :]
+
+
+def triangulate_dlt(P: Tensor, xy: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Linear triangulation: the null vector of the rows u P3 - P1, v P3 - P2, each of unit length.
+
+    Computed in float64. The gradient is that of the smallest singular vector and does not need the other
+    singular values to differ.
+
+    Args:
+        P: (*, V, 3, 4) projection matrices in pixels, V >= 2.
+        xy: (*, V, N, 2) pixels.
+        weights: (*, V, N) weight of each observation, 0 where the point was not seen, or None.
+
+    Returns:
+        (*, N, 3) world points. Points at infinity come out very far away; gate them.
+
+    Raises:
+        InputError: with fewer than two views.
+    """
+    if P.shape[-3] < 2 or P.shape[-3] != xy.shape[-3]:
+        raise InputError(
+            f"triangulation needs the same two or more views, got {P.shape[-3]} and {xy.shape[-3]}"
+        )
+    wide = torch.float64 if P.device.type != "mps" else P.dtype
+    p, pixels = P.to(wide)[..., None, :, :], xy.to(wide)
+    rows = pixels[..., :, None] * p[..., 2:3, :] - p[..., :2, :]
+    length = rows.norm(dim=-1, keepdim=True)
+    rows = rows / length.clamp_min(torch.finfo(wide).tiny)
+    if weights is not None:
+        rows = torch.where((weights > 0)[..., None, None], rows * weights.to(wide)[..., None, None], 0.0)
+    a = rows.movedim(-4, -3).flatten(-3, -2)
+    with torch.no_grad():
+        finite = torch.isfinite(a).all(-1).all(-1)
+        safe = torch.where(finite[..., None, None], a.detach(), torch.zeros_like(a))
+        _, s, vh = torch.linalg.svd(safe, full_matrices=False)
+        v = vh[..., 3, :]
+    if a.requires_grad:
+        gap = s[..., 3:].square() - s[..., :3].square()
+        tiny = torch.finfo(wide).eps * s[..., :1].square()
+        inverse = torch.where(gap.abs() > tiny, 1 / torch.where(gap.abs() > tiny, gap, 1.0), 0.0)
+        force = (vh[..., :3, :] @ (a.mT @ (a @ v[..., None])))[..., 0] * inverse
+        force = force - force.detach()
+        v = v + (force[..., None, :] @ vh[..., :3, :])[..., 0, :]
+    w = v[..., 3:]
+    tiny_w = torch.finfo(wide).eps
+    w = torch.where(w.abs() < tiny_w, torch.where(w < 0, -tiny_w, tiny_w).to(w.dtype), w)
+    points = torch.where(finite[..., None], v[..., :3] / w, torch.nan)
+    return points.to(P.dtype)
+
+
+def triangulate_midpoint(
+    centre_a: Tensor, ray_a: Tensor, centre_b: Tensor, ray_b: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Midpoint of the shortest segment between two viewing rays.
+
+    Args:
+        centre_a: (*, 3) camera centre in the world.
+        centre_b: (*, 3) camera centre in the world.
+        ray_a: (*, N, 3) viewing directions in the world, any length.
+        ray_b: (*, N, 3) viewing directions in the world, any length.
+
+    Returns:
+        points (*, N, 3) and validity (*, N): both distances along the rays are positive and the rays are not
+        parallel. Parallel rays give the midpoint of the centres.
+    """
+    d_a = ray_a / ray_a.norm(dim=-1, keepdim=True)
+    d_b = ray_b / ray_b.norm(dim=-1, keepdim=True)
+    base = (centre_b - centre_a)[..., None, :].expand_as(d_a)
+    cross = torch.linalg.cross(d_a, d_b)
+    sin_sq = cross.square().sum(-1)
+    parallel = sin_sq <= (4 * torch.finfo(d_a.dtype).eps) ** 2
+    safe = torch.where(parallel, torch.ones_like(sin_sq), sin_sq)
+    s = (torch.linalg.cross(base, d_b) * cross).sum(-1) / safe
+    r = (torch.linalg.cross(base, d_a) * cross).sum(-1) / safe
+    s, r = torch.where(parallel, torch.zeros_like(s), s), torch.where(parallel, torch.zeros_like(r), r)
+    on_a = centre_a[..., None, :] + s[..., None] * d_a
+    on_b = centre_b[..., None, :] + r[..., None] * d_b
+    return 0.5 * (on_a + on_b), (s > 0) & (r > 0) & ~parallel
+
+
+def parallax_angle(points: Tensor, centre_a: Tensor, centre_b: Tensor) -> Tensor:
+    """Angle at the points between the rays to two centres; (*, N, 3), (*, 3), (*, 3) -> (*, N) radians."""
+    a, b = points - centre_a[..., None, :], points - centre_b[..., None, :]
+    return torch.atan2(torch.linalg.cross(a, b).norm(dim=-1), (a * b).sum(-1))
+
+
+def reprojection_error(points: Tensor, K: Tensor, cam_from_world: Tensor, xy: Tensor) -> Tensor:
+    """Distance in pixels between projected and observed points.
+
+    Args:
+        points: (*, N, 3) world.
+        K: (*, 3, 3).
+        cam_from_world: (*, 4, 4).
+        xy: (*, N, 2) observed pixels.
+
+    Returns:
+        (*, N); infinite where the point is not in front of the camera.
+    """
+    projected, z = project_world(points, K, cam_from_world)
+    return torch.where(z > 0, (projected - xy).norm(dim=-1), torch.inf)
+
+
+def two_view_gates(
+    points: Tensor,
+    xy_a: Tensor,
+    xy_b: Tensor,
+    K_a: Tensor,
+    K_b: Tensor,
+    cam_from_world_a: Tensor,
+    cam_from_world_b: Tensor,
+    width: float,
+    gates: TriangulationGates | None = None,
+    mask: Tensor | None = None,
+) -> GateResult:
+    """Which triangulated points to keep: cheirality, reprojection, parallax and depth against the baseline.
+
+    Args:
+        points: (*, N, 3) world.
+        xy_a: (*, N, 2) observations in pixels, view a.
+        xy_b: (*, N, 2) observations in pixels, view b.
+        K_a: (*, 3, 3) pixels.
+        K_b: (*, 3, 3) pixels.
+        cam_from_world_a: (*, 4, 4).
+        cam_from_world_b: (*, 4, 4).
+        width: picture width in pixels, which scales the reprojection threshold.
+        gates: thresholds, by default those of :class:`TriangulationGates`.
+        mask: (*, N) points to consider at all.
+
+    Returns:
+        The decision and the measurements behind it. The relaxed parallax threshold applies where fewer than
+        ``relax_below`` of the N points of one batch entry survive the strict one.
+    """
+    gates = TriangulationGates() if gates is None else gates
+    centre_a = -(cam_from_world_a[..., :3, :3].mT @ cam_from_world_a[..., :3, 3:])[..., 0]
+    centre_b = -(cam_from_world_b[..., :3, :3].mT @ cam_from_world_b[..., :3, 3:])[..., 0]
+    baseline = (centre_a - centre_b).norm(dim=-1)[..., None]
+    proj_a, z_a = project_world(points, K_a, cam_from_world_a)
+    proj_b, z_b = project_world(points, K_b, cam_from_world_b)
+    error = torch.maximum((proj_a - xy_a).norm(dim=-1), (proj_b - xy_b).norm(dim=-1))
+    parallax = parallax_angle(points, centre_a, centre_b)
+    near, far = torch.minimum(z_a, z_b), torch.maximum(z_a, z_b)
+    keep = torch.isfinite(points).all(-1) & (near > 0) & (near > gates.min_depth_baselines * baseline)
+    keep &= error <= gates.max_reprojection * width / gates.reference_width
+    keep &= far <= gates.max_depth_baselines * baseline
+    if mask is not None:
+        keep &= mask
+    strict = keep & (parallax >= math.radians(gates.min_parallax_deg))
+    loose = keep & (parallax >= math.radians(gates.relaxed_parallax_deg))
+    relaxed = strict.sum(-1) < gates.relax_below
+    return GateResult(
+        keep=torch.where(relaxed[..., None], loose, strict),
+        z_a=z_a,
+        z_b=z_b,
+        reprojection=error,
+        parallax=parallax,
+        relaxed=relaxed,
+    )
