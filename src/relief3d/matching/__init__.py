@@ -1,0 +1,1 @@
+"""Level 3.5: keypoints and matches between pictures."""

@@ -1,0 +1,382 @@
+"""Features, matches and their verification, in a COLMAP database inside the work folder.
+
+Pictures are handed to COLMAP as upright pixels in memory, because COLMAP ignores the EXIF orientation and
+cannot read everything :mod:`relief3d.io` reads. COLMAP never opens a picture file here.
+
+A database is built under a name ending in ``.part`` and renamed when complete; a run that finds a ``.part``
+file goes on with the pictures and pairs that are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relief3d.core.contract import View
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, stage
+from relief3d.matching.base import Features, Matcher
+from relief3d.sfm.colmap import quiet, run_interruptible
+from relief3d.sfm.config import FeatureRecipe, MatchRecipe
+from relief3d.sfm.lenses import Lens
+
+PAIR_BLOCK = 64
+"""Pairs matched between two progress reports."""
+
+
+def image_id(view_index: int) -> int:
+    """COLMAP's id of a view (ids start at 1)."""
+    return view_index + 1
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """(3, H, W) float RGB in [0, 1] to (H, W, 3) uint8."""
+    values = (image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    return np.ascontiguousarray(values.permute(1, 2, 0).cpu().numpy())
+
+
+def sift_options(pycolmap: ModuleType, recipe: FeatureRecipe) -> Any:
+    """COLMAP's extraction options for one picture at a time on one thread."""
+    options = pycolmap.FeatureExtractionOptions()
+    options.num_threads = 1
+    options.use_gpu = False
+    options.sift.max_num_features = recipe.max_features
+    options.sift.peak_threshold = recipe.peak_threshold
+    options.sift.estimate_affine_shape = recipe.affine_shape
+    options.sift.domain_size_pooling = recipe.domain_size_pooling
+    options.sift.upright = recipe.upright
+    return options
+
+
+def extract_sift(pycolmap: ModuleType, image: Tensor, mask: Tensor | None, recipe: FeatureRecipe) -> Features:
+    """SIFT keypoints of one upright picture.
+
+    Args:
+        pycolmap: the module.
+        image: (3, H, W) float RGB in [0, 1].
+        mask: (H, W) bool, True where keypoints may lie, or None.
+        recipe: extraction settings.
+
+    Returns:
+        ``Features`` with xy in pixels of ``image`` (centres at +0.5) and uint8 descriptors (N, 128).
+    """
+    pixels = pycolmap.Bitmap.from_array(to_uint8(image)).clone_as_grey()
+    height, width = image.shape[-2:]
+    scale = min(1.0, recipe.max_image_size / max(height, width))
+    if scale < 1.0:
+        pixels.rescale(max(1, round(width * scale)), max(1, round(height * scale)))
+    extractor = pycolmap.FeatureExtractor.create(sift_options(pycolmap, recipe), pycolmap.Device.cpu)
+    keypoints, descriptors = extractor.extract(pixels)
+    rows = np.asarray(pycolmap.keypoints_to_matrix(keypoints), dtype=np.float32).reshape(-1, 4)
+    factors = np.array([width / pixels.width, height / pixels.height], dtype=np.float32)
+    rows[:, :2] *= factors
+    rows[:, 2] *= float(factors.mean())
+    values = np.asarray(descriptors.data, dtype=np.uint8).reshape(len(rows), -1)
+    features = Features(
+        torch.from_numpy(rows[:, :2].copy()),
+        torch.from_numpy(values.copy()),
+        torch.from_numpy(rows[:, 2:].copy()),
+    )
+    return features if mask is None else features.inside(mask)
+
+
+def write_features(
+    pycolmap: ModuleType,
+    path: Path,
+    views: Sequence[View],
+    lenses: Sequence[Lens],
+    recipe: FeatureRecipe,
+    progress: Progress,
+    *,
+    threads: int = 1,
+    matcher: Matcher | None = None,
+) -> None:
+    """Build the database of cameras, images and keypoints at ``path`` (complete when the file exists).
+
+    Args:
+        pycolmap: the module.
+        path: target database.
+        views: all views; their pictures are loaded one by one.
+        lenses: partition of the views by :func:`relief3d.sfm.lenses.group_lenses`.
+        recipe: extraction settings.
+        progress: one step per picture.
+        threads: pictures worked on at a time.
+        matcher: extracts instead of SIFT when given.
+
+    Raises:
+        InputError: when a picture or mask has not its camera's size.
+    """
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    with quiet(pycolmap):
+        database = _open(pycolmap, part)
+        try:
+            if database.num_images() != len(views):
+                _write_cameras(pycolmap, database, views, lenses)
+            missing = [i for i in range(len(views)) if not database.exists_keypoints(image_id(i))]
+            with stage(progress, "features", len(missing)):
+                for index, features in _extract_all(pycolmap, views, missing, recipe, threads, matcher):
+                    _write_one(pycolmap, database, index, features)
+                    progress.advance(note=views[index].name)
+        finally:
+            database.close()
+    _publish(part, path)
+
+
+def _open(pycolmap: ModuleType, path: Path) -> Any:
+    try:
+        return pycolmap.Database.open(path)
+    except (RuntimeError, ValueError):
+        remove_database(path)  # left damaged by a killed run
+        return pycolmap.Database.open(path)
+
+
+def remove_database(path: Path) -> None:
+    """Delete a database and SQLite's side files."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _publish(part: Path, path: Path) -> None:
+    """Give a closed database its final name; the side files are empty after closing."""
+    with part.open("rb") as handle:
+        os.fsync(handle.fileno())
+    for suffix in ("-wal", "-shm"):
+        part.with_name(part.name + suffix).unlink(missing_ok=True)
+    part.replace(path)
+
+
+def _write_cameras(
+    pycolmap: ModuleType, database: Any, views: Sequence[View], lenses: Sequence[Lens]
+) -> None:
+    database.clear_all_tables()
+    lens_of = {index: k for k, lens in enumerate(lenses) for index in lens.views}
+    with pycolmap.DatabaseTransaction(database):
+        for k, lens in enumerate(lenses):
+            camera = lens.to_colmap(pycolmap, k + 1)
+            database.write_camera(camera, use_camera_id=True)
+            rig = pycolmap.Rig(rig_id=k + 1)
+            rig.add_ref_sensor(camera.sensor_id)
+            database.write_rig(rig, use_rig_id=True)
+        for index in range(len(views)):
+            camera_id = lens_of[index] + 1
+            image = pycolmap.Image(name=view_file_name(index), camera_id=camera_id, image_id=image_id(index))
+            frame = pycolmap.Frame(frame_id=image_id(index), rig_id=camera_id)
+            frame.add_data_id(image.data_id)
+            database.write_frame(frame, use_frame_id=True)
+            image.frame_id = image_id(index)
+            database.write_image(image, use_image_id=True)
+
+
+def view_file_name(index: int) -> str:
+    """The name a view has inside COLMAP's files; view names may hold anything."""
+    return f"view{index:06d}"
+
+
+def _extract_all(
+    pycolmap: ModuleType,
+    views: Sequence[View],
+    missing: Sequence[int],
+    recipe: FeatureRecipe,
+    threads: int,
+    matcher: Matcher | None,
+) -> Iterator[tuple[int, Features]]:
+    def one(index: int) -> Features:
+        image, mask = load_checked(views[index])
+        if matcher is None:
+            return extract_sift(pycolmap, image, mask, recipe)
+        features = matcher.extract(image)
+        return features if mask is None else features.inside(mask)
+
+    if threads == 1 or matcher is not None:
+        for index in missing:
+            yield index, one(index)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(missing), threads):
+            block = missing[start : start + threads]
+            yield from zip(block, pool.map(one, block), strict=True)
+
+
+def load_checked(view: View) -> tuple[Tensor, Tensor | None]:
+    """Picture and mask of a view, checked against its camera's size.
+
+    Raises:
+        InputError: when they differ in size.
+    """
+    image, mask = view.load_image(), view.load_mask()
+    expected = (view.camera.height, view.camera.width)
+    if tuple(image.shape[-2:]) != expected:
+        raise InputError(
+            f"the picture of '{view.name}' is {image.shape[-1]}x{image.shape[-2]} pixels, "
+            f"its camera says {expected[1]}x{expected[0]}",
+            remedy="give the intrinsics of this very picture",
+        )
+    if mask is not None and tuple(mask.shape[-2:]) != expected:
+        raise InputError(f"the mask of '{view.name}' has not the size of its picture")
+    return image, mask
+
+
+def _write_one(pycolmap: ModuleType, database: Any, index: int, features: Features) -> None:
+    rows = features.keypoint_rows()
+    kind = pycolmap.FeatureExtractorType.SIFT
+    values = features.descriptors.cpu().numpy()
+    if values.dtype != np.uint8:  # matched outside COLMAP; a place holder keeps its tables complete
+        values, kind = np.zeros((len(rows), 128), np.uint8), pycolmap.FeatureExtractorType.UNDEFINED
+    with pycolmap.DatabaseTransaction(database):
+        database.write_keypoints(image_id(index), rows)
+        database.write_descriptors(image_id(index), pycolmap.FeatureDescriptors(kind, values))
+
+
+def matching_options(pycolmap: ModuleType, recipe: MatchRecipe, seed: int, threads: int) -> tuple[Any, Any]:
+    """COLMAP's matching and verification options."""
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.num_threads = threads
+    matching.use_gpu = False
+    matching.guided_matching = recipe.guided
+    matching.sift.max_ratio = recipe.max_ratio
+    return matching, verification_options(pycolmap, recipe, seed)
+
+
+def verification_options(pycolmap: ModuleType, recipe: MatchRecipe, seed: int) -> Any:
+    """COLMAP's two-view geometry options."""
+    options = pycolmap.TwoViewGeometryOptions()
+    options.min_num_inliers = recipe.min_inliers
+    options.ransac.max_error = recipe.max_error_px
+    options.ransac.random_seed = seed
+    return options
+
+
+def match_database(
+    pycolmap: ModuleType,
+    features: Path,
+    path: Path,
+    pairs: Sequence[tuple[int, int]],
+    recipe: MatchRecipe,
+    progress: Progress,
+    *,
+    seed: int,
+    threads: int = 1,
+    matcher: Matcher | None = None,
+    views: Sequence[View] = (),
+) -> None:
+    """Match and verify pairs of views; the result is a database with everything the mapper needs.
+
+    Args:
+        pycolmap: the module.
+        features: database written by :func:`write_features`.
+        path: target database, complete when the file exists.
+        pairs: view indices i < j.
+        recipe: matching settings.
+        progress: one step per pair.
+        seed: of the verification's random samples.
+        threads: of COLMAP.
+        matcher: a learned matcher; ``views`` then gives it the pictures' sizes.
+        views: all views.
+    """
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    if not part.exists():
+        remove_database(part)
+        shutil.copyfile(features, part)
+    with quiet(pycolmap), stage(progress, "matching", len(pairs)):
+        todo = _unmatched(pycolmap, part, pairs)
+        if len(pairs) > len(todo):
+            progress.advance(len(pairs) - len(todo), "reused")
+        if matcher is not None:
+            _match_learned(pycolmap, part, todo, matcher, views, recipe, progress, seed)
+        else:
+            _match_sift(pycolmap, part, todo, recipe, progress, seed, threads)
+    _publish(part, path)
+
+
+def _unmatched(pycolmap: ModuleType, path: Path, pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    database = _open(pycolmap, path)
+    try:
+        return [(i, j) for i, j in pairs if not database.exists_two_view_geometry(image_id(i), image_id(j))]
+    finally:
+        database.close()
+
+
+def _blocks(items: Sequence[tuple[int, int]], size: int) -> Iterable[Sequence[tuple[int, int]]]:
+    return (items[k : k + size] for k in range(0, len(items), size))
+
+
+def _pair_file(path: Path, block: Sequence[tuple[int, int]]) -> Path:
+    listing = path.with_name(path.name + ".pairs")
+    listing.write_text("".join(f"{view_file_name(i)} {view_file_name(j)}\n" for i, j in block))
+    return listing
+
+
+def _match_sift(
+    pycolmap: ModuleType,
+    path: Path,
+    pairs: Sequence[tuple[int, int]],
+    recipe: MatchRecipe,
+    progress: Progress,
+    seed: int,
+    threads: int,
+) -> None:
+    matching, verification = matching_options(pycolmap, recipe, seed, threads)
+    for block in _blocks(pairs, PAIR_BLOCK):
+        pairing = pycolmap.ImportedPairingOptions()
+        pairing.match_list_path = str(_pair_file(path, block))
+
+        def work(token: Any, pairing: Any = pairing) -> None:
+            pycolmap.match_image_pairs(
+                path, matching, pairing, verification, pycolmap.Device.cpu, cancellation_token=token
+            )
+
+        run_interruptible(pycolmap, work, seed=seed, what="matching")
+        progress.advance(len(block))
+    path.with_name(path.name + ".pairs").unlink(missing_ok=True)
+
+
+def _match_learned(
+    pycolmap: ModuleType,
+    path: Path,
+    pairs: Sequence[tuple[int, int]],
+    matcher: Matcher,
+    views: Sequence[View],
+    recipe: MatchRecipe,
+    progress: Progress,
+    seed: int,
+) -> None:
+    cache: dict[int, Features] = {}
+
+    def features(index: int) -> Features:
+        if index not in cache:
+            image, mask = load_checked(views[index])
+            found = matcher.extract(image)
+            cache[index] = found if mask is None else found.inside(mask)
+        return cache[index]
+
+    for block in _blocks(pairs, PAIR_BLOCK):
+        database = _open(pycolmap, path)
+        try:
+            for i, j in block:
+                if not database.exists_matches(image_id(i), image_id(j)):
+                    found = matcher.match(features(i), features(j))
+                    database.write_matches(image_id(i), image_id(j), found.cpu().numpy().astype(np.uint32))
+                progress.advance()
+        finally:
+            database.close()
+        listing = _pair_file(path, block)
+        options = verification_options(pycolmap, recipe, seed)
+
+        def verify(token: Any, listing: Path = listing, options: Any = options) -> None:
+            pycolmap.verify_matches(path, listing, options, cancellation_token=token)
+
+        run_interruptible(pycolmap, verify, seed=seed, what="verifying matches")
+    path.with_name(path.name + ".pairs").unlink(missing_ok=True)
