@@ -169,11 +169,13 @@ def weighted_median(values: Tensor, weights: Tensor | None = None) -> Tensor:
         return values.new_full(values.shape[:-1], torch.nan)
     safe = torch.where(w > 0, values, torch.inf)
     ordered, order = safe.sort(dim=-1)
-    running = w.gather(-1, order).to(torch.float64).cumsum(-1)
+    wide = torch.float32 if values.device.type == "mps" else torch.float64
+    running = w.gather(-1, order).to(wide).cumsum(-1)
     half = 0.5 * running[..., -1:]
+    slack = 1e-12 * half  # a tie must not be broken by the rounding of the sum
     last = values.shape[-1] - 1
-    low = (running < half).sum(-1, keepdim=True).clamp(max=last)
-    high = (running <= half).sum(-1, keepdim=True).clamp(max=last)
+    low = (running < half - slack).sum(-1, keepdim=True).clamp(max=last)
+    high = (running <= half + slack).sum(-1, keepdim=True).clamp(max=last)
     a, b = ordered.gather(-1, low), ordered.gather(-1, high)
     b = torch.where(torch.isfinite(b), b, a)
     median = (a + 0.5 * (b - a)).squeeze(-1)

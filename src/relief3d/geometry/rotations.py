@@ -296,17 +296,18 @@ def matrix_from_svd9d(m: Tensor) -> Tensor:
         m: (*, 3, 3) or (*, 9) row by row, any real matrix.
 
     Returns:
-        (*, 3, 3).
+        (*, 3, 3), NaN where the matrix is not finite.
     """
     if m.shape[-1] == 9:
         m = m.reshape(*m.shape[:-1], 3, 3)
     if m.shape[-2:] != (3, 3):
         raise InputError(f"expected (*, 3, 3) or (*, 9), got {tuple(m.shape)}")
     with torch.no_grad():
-        u, s, vh = torch.linalg.svd(m.detach())
+        finite = torch.isfinite(m).all(-1, keepdim=True).all(-2, keepdim=True)
+        u, s, vh = torch.linalg.svd(torch.where(finite, m.detach(), torch.zeros_like(m)))
         sign = torch.where(torch.linalg.det(u @ vh) < 0, -1.0, 1.0).to(m.dtype)
         signs = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], dim=-1)
-        rotation = (u * signs[..., None, :]) @ vh
+        rotation = torch.where(finite, (u * signs[..., None, :]) @ vh, torch.nan)
         signed = s * signs
         sums = signed[..., :, None] + signed[..., None, :]
         limit = 16 * torch.finfo(m.dtype).eps * s[..., :1, None]

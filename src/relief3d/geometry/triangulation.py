@@ -45,7 +45,8 @@ class GateResult:
         z_b: (*, N) depth in camera b.
         reprojection: (*, N) larger of the two reprojection errors in pixels.
         parallax: (*, N) radians.
-        relaxed: (*,) bool, True where the relaxed parallax threshold was used.
+        other_gates: (*, N) bool, every gate except parallax.
+        relaxed: () bool, True when the relaxed parallax threshold was used.
     """
 
     keep: Tensor
@@ -53,6 +54,7 @@ class GateResult:
     z_b: Tensor
     reprojection: Tensor
     parallax: Tensor
+    other_gates: Tensor
     relaxed: Tensor
 
 
@@ -161,6 +163,28 @@ def reprojection_error(points: Tensor, K: Tensor, cam_from_world: Tensor, xy: Te
     return torch.where(z > 0, (projected - xy).norm(dim=-1), torch.inf)
 
 
+def gate_parallax(keep: Tensor, parallax: Tensor, gates: TriangulationGates) -> tuple[Tensor, Tensor]:
+    """Apply the parallax gate, relaxed when too few points survive it.
+
+    Args:
+        keep: (*) bool, points that passed the other gates.
+        parallax: (*) radians.
+        gates: thresholds.
+
+    Returns:
+        points to keep (*) bool and whether the gate was relaxed, () bool.
+    """
+    strict = keep & (parallax >= math.radians(gates.min_parallax_deg))
+    loose = keep & (parallax >= math.radians(gates.relaxed_parallax_deg))
+    relaxed = strict.sum() < gates.relax_below
+    return torch.where(relaxed, loose, strict), relaxed
+
+
+def sample_confidence(parallax: Tensor, match_score: Tensor | float = 1.0) -> Tensor:
+    """Confidence of a depth sample, sin(parallax) * match score; (*,) radians -> (*,)."""
+    return parallax.sin() * match_score
+
+
 def two_view_gates(
     points: Tensor,
     xy_a: Tensor,
@@ -188,8 +212,8 @@ def two_view_gates(
         mask: (*, N) points to consider at all.
 
     Returns:
-        The decision and the measurements behind it. The relaxed parallax threshold applies where fewer than
-        ``relax_below`` of the N points of one batch entry survive the strict one.
+        The decision and the measurements behind it. The relaxed parallax threshold applies when fewer than
+        ``relax_below`` points of the whole call (all pairs of a submap) survive the strict one.
     """
     gates = TriangulationGates() if gates is None else gates
     centre_a = -(cam_from_world_a[..., :3, :3].mT @ cam_from_world_a[..., :3, 3:])[..., 0]
@@ -205,14 +229,13 @@ def two_view_gates(
     keep &= far <= gates.max_depth_baselines * baseline
     if mask is not None:
         keep &= mask
-    strict = keep & (parallax >= math.radians(gates.min_parallax_deg))
-    loose = keep & (parallax >= math.radians(gates.relaxed_parallax_deg))
-    relaxed = strict.sum(-1) < gates.relax_below
+    kept, relaxed = gate_parallax(keep, parallax, gates)
     return GateResult(
-        keep=torch.where(relaxed[..., None], loose, strict),
+        keep=kept,
         z_a=z_a,
         z_b=z_b,
         reprojection=error,
         parallax=parallax,
+        other_gates=keep,
         relaxed=relaxed,
     )
