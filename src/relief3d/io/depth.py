@@ -19,9 +19,10 @@ from torch import Tensor
 from relief3d.core.contract import Depth
 from relief3d.core.errors import InputError
 from relief3d.io.atomic import atomic_path
+from relief3d.io.decoders import damaged, open_picture
 from relief3d.io.exr import read_exr, write_exr
 from relief3d.io.formats import DEPTH_FORMATS, check_regular_file, sniff, unreadable
-from relief3d.io.images import damaged, read_image
+from relief3d.io.images import read_image
 from relief3d.io.limits import DEFAULT_MAX_PIXELS, check_pixels
 from relief3d.io.pfm import read_pfm, write_pfm
 
@@ -168,10 +169,8 @@ def _choose(names: dict[str, Any], key: str | None, path: str | Path, what: str)
 
 
 def _read_integer_picture(path: str | Path, max_pixels: int) -> NDArray[Any]:
-    from relief3d.io.images import _opened
-
     kind = sniff(path) or ""
-    with _opened(path, kind, max_pixels) as (picture, _):
+    with open_picture(path, kind, max_pixels) as (picture, _):
         if picture.mode not in ("I;16", "I;16B", "I;16L", "I", "F"):
             raise InputError(
                 f"a depth picture must be 16-bit grey, this one is {picture.mode}",

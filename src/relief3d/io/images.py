@@ -8,10 +8,6 @@ light: it is encoded with the sRGB curve and clipped. Only the first frame of an
 
 from __future__ import annotations
 
-import importlib
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,41 +16,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relief3d.core.errors import InputError, ReliefError
-from relief3d.core.optional import require
+from relief3d.core.errors import InputError
 from relief3d.io.atomic import atomic_path
+from relief3d.io.decoders import decode_image, open_picture
+from relief3d.io.deep_pixels import (
+    deep_tiff_header,
+    is_deep_png,
+    needs_tifffile,
+    read_deep_png,
+    read_deep_tiff,
+)
 from relief3d.io.exif import (
     ExifInfo,
     camera_from_exif,
     inverse_orientation,
     orient_array,
     oriented_size,
-    parse_exif,
 )
 from relief3d.io.exr import exr_size, read_exr, write_exr
 from relief3d.io.formats import IMAGE_FORMATS, sniff, suffix_note
-from relief3d.io.limits import DEFAULT_MAX_PIXELS, check_pixels
+from relief3d.io.limits import DEFAULT_MAX_PIXELS
 from relief3d.io.names import list_images
 from relief3d.io.pixels import PixelData, linear_to_srgb, normalise_range, pixels_from_pillow, srgb_to_linear
 
 __all__ = [
     "ImageHeader",
     "LoadedImage",
+    "decode_image",
     "image_size",
     "list_images",
     "read_header",
     "read_image",
     "write_image",
 ]
-
-_PLUGINS = {
-    "jpeg": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "png": ("PIL.PngImagePlugin", "PngImageFile"),
-    "webp": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "tiff": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "gif": ("PIL.GifImagePlugin", "GifImageFile"),
-    "bmp": ("PIL.BmpImagePlugin", "BmpImageFile"),
-}
 
 
 @dataclass(frozen=True)
@@ -67,6 +61,7 @@ class ImageHeader:
         orientation: EXIF orientation of the stored pixels, 1 when they are upright.
         exif: focal length, camera, time.
         has_alpha: the file carries transparency.
+        deep: several channels of more than 8 bits each.
         notes: remarks for the user, for example a wrong suffix.
     """
 
@@ -76,6 +71,7 @@ class ImageHeader:
     orientation: int = 1
     exif: ExifInfo = field(default_factory=ExifInfo)
     has_alpha: bool = False
+    deep: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -128,15 +124,28 @@ def read_header(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Im
     if kind == "exr":
         width, height = exr_size(path, max_pixels=max_pixels)
         return ImageHeader("exr", width, height, notes=notes)
-    with _opened(path, kind, max_pixels) as (picture, exif):
+    try:
+        return _pillow_header(path, kind, max_pixels, notes)
+    except InputError as exc:
+        # Pillow does not know float colour TIFF at all; a damaged file fails here once more.
+        if kind != "tiff" or not isinstance(exc.__cause__, SyntaxError):
+            raise
+        width, height, orientation = deep_tiff_header(path, max_pixels)
+        width, height = oriented_size(orientation, width, height)
+        return ImageHeader(kind, width, height, orientation, deep=True, notes=notes)
+
+
+def _pillow_header(path: str | Path, kind: str, max_pixels: int, notes: tuple[str, ...]) -> ImageHeader:
+    with open_picture(path, kind, max_pixels) as (picture, exif):
         width, height = picture.size
+        deep = is_deep_png(path) if kind == "png" else kind == "tiff" and needs_tifffile(picture)
         if kind == "tiff" and exif.orientation >= 5:
             # Pillow reports TIFF sizes upright already, all other formats as stored.
             width, height = height, width
         alpha = "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La")
         orientation = 1 if kind == "heic" else exif.orientation
     width, height = oriented_size(orientation, width, height)
-    return ImageHeader(kind, width, height, orientation, exif, alpha, notes)
+    return ImageHeader(kind, width, height, orientation, exif, alpha, deep, notes)
 
 
 def image_size(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:
@@ -251,68 +260,21 @@ def _image_format(path: str | Path) -> tuple[str, str | None]:
     return kind, suffix_note(path, kind)
 
 
-def damaged(path: str | Path, exc: BaseException) -> InputError:
-    """The sentence for a picture that its decoder refuses."""
-    reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:120]
-    return InputError(
-        f"damaged or truncated picture ({reason})", path=path, remedy="copy it again or remove it"
-    )
-
-
-@contextmanager
-def _opened(path: str | Path, kind: str, max_pixels: int) -> Iterator[tuple[Any, ExifInfo]]:
-    """Open a picture with exactly the decoder of its format; yields (PIL image, EXIF facts).
-
-    The decoder class is called directly: only the sniffed format is tried, and our own pixel limit
-    holds instead of Pillow's, which lives in a process-wide variable.
-    """
-    try:
-        if kind == "heic":
-            heif = require("pillow_heif", extra="heic", purpose="reading HEIC pictures")
-            file = heif.open_heif(path)
-            check_pixels(*file.size, path=path, max_pixels=max_pixels)
-            yield file, _heic_exif(file)
-            return
-        module, name = _PLUGINS[kind]
-        plugin = getattr(importlib.import_module(module), name)
-        with Path(path).open("rb") as stream:
-            picture = plugin(stream, str(path))
-            check_pixels(*picture.size, path=path, max_pixels=max_pixels)
-            yield picture, parse_exif(_exif_of(picture))
-    except ReliefError:
-        raise
-    except Exception as exc:  # decoders raise many types on damaged bytes
-        raise damaged(path, exc) from exc
-
-
-def _exif_of(picture: Any) -> Any:
-    try:
-        return picture.getexif()
-    except Exception:  # damaged EXIF does not make a picture unreadable
-        return None
-
-
-def _heic_exif(file: Any) -> ExifInfo:
-    from PIL import Image
-
-    raw = file.info.get("exif")
-    if not raw:
-        return ExifInfo()
-    exif = Image.Exif()
-    try:
-        exif.load(raw)
-    except Exception:  # as above
-        return ExifInfo()
-    return parse_exif(exif)
-
-
 def _read_pixels(path: str | Path, header: ImageHeader, max_pixels: int) -> PixelData:
-    with _opened(path, header.format, max_pixels) as (picture, _):
+    if header.format == "tiff" and header.deep:
+        return read_deep_tiff(path, max_pixels)
+    with open_picture(path, header.format, max_pixels) as (picture, _):
         if header.format == "heic":
             # libheif applies the container's own rotation; the EXIF copy of it must not be applied again.
             return pixels_from_pillow(picture.to_pillow())
         picture.load()
+        if header.deep:
+            deep = read_deep_png(path)
+            if deep is not None:
+                return deep
         data = pixels_from_pillow(picture)
+    if header.deep:
+        data.notes.append("only the upper 8 of 16 bits were read (pip install 'relief3d[video]' for all)")
     data.oriented = header.format == "tiff"
     return data
 
@@ -335,27 +297,3 @@ def _read_exr_pixels(path: str | Path, max_pixels: int) -> PixelData:
     if alpha is not None:
         alpha = np.clip(np.nan_to_num(alpha), 0.0, 1.0)
     return PixelData(linear_to_srgb(normalise_range(rgb, linear=True)[0]), alpha, notes)
-
-
-def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
-    """Decode a JPEG or PNG held in memory to (3, H, W) float32 RGB in [0, 1]; no EXIF is applied.
-
-    Raises:
-        InputError: another format, damaged, or larger than ``max_pixels``.
-    """
-    from relief3d.io.formats import sniff_bytes
-
-    kind = sniff_bytes(data[:256])
-    if kind not in ("jpeg", "png"):
-        raise InputError("is neither JPEG nor PNG", path=name)
-    module, plugin = _PLUGINS[kind]
-    try:
-        picture = getattr(importlib.import_module(module), plugin)(io.BytesIO(data))
-        check_pixels(*picture.size, path=name, max_pixels=max_pixels)
-        picture.load()
-        pixels = pixels_from_pillow(picture)
-    except ReliefError:
-        raise
-    except Exception as exc:  # as in _opened
-        raise damaged(name, exc) from exc
-    return torch.from_numpy(np.ascontiguousarray(pixels.rgb)).permute(2, 0, 1).contiguous()
