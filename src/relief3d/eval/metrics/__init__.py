@@ -1,0 +1,1 @@
+"""Metrics of cameras, depth and meshes; each module names its protocol."""

@@ -1,0 +1,1 @@
+"""Level 3: depth maps into surfaces and clouds, cleaning, texture."""

@@ -1,0 +1,1 @@
+"""Level 2: depth and pictures of meshes and points, on the CPU first."""
