@@ -1,0 +1,206 @@
+"""Stage 2: a depth map for every posed picture, given or by dense stereo, on disk as ``depth/NAME.npz``."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relief3d.core.contract import Camera, Depth, Scene, View
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, track
+from relief3d.geometry.distortion import undistort_image, undistorted_camera
+from relief3d.geometry.projection import resize_intrinsics
+from relief3d.io.cameras_json import read_cameras_json, write_cameras_json
+from relief3d.io.depth import read_depth, write_depth
+from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.stereo import StereoConfig, estimate_depths
+
+DEPTH_FOLDER = "depth"
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """One depth map of the result: which view, its pinhole camera at the map's size, and the file."""
+
+    index: int
+    camera: Camera
+    path: Path
+
+    def load(self, metric: bool) -> Depth:
+        """Read the map from disk."""
+        size = (self.camera.width, self.camera.height)
+        return read_depth(self.path, scale=1.0, metric=metric, size=size)
+
+
+def pinhole_view(view: View) -> View:
+    """The view without lens distortion: picture, mask and depth are resampled when they are loaded."""
+    camera = view.camera
+    if camera.distortion is None or camera.distortion.is_identity:
+        return view.replace(camera=camera.replace(distortion=None))
+
+    def image() -> Tensor:
+        return undistort_image(view.load_image(), camera)[0]
+
+    def mask() -> Tensor:
+        own = view.load_mask()
+        ones = torch.ones(1, camera.height, camera.width) if own is None else own[None].float()
+        picture, valid = undistort_image(ones, camera, mode="nearest")
+        return valid & (picture[0] > 0.5)
+
+    def depth() -> Depth:
+        own = view.load_depth()
+        assert own is not None
+        layers = torch.stack([own.values, own.valid.float()])
+        (values, ok), valid = undistort_image(layers, camera, mode="nearest")
+        return Depth(values * (ok > 0.5) * valid, (ok > 0.5) & valid, own.metric)
+
+    return view.replace(
+        camera=undistorted_camera(camera),
+        image=image if view.image is not None else None,
+        mask=mask,
+        depth=depth if view.depth is not None else None,
+    )
+
+
+def solve_depth(
+    scene: Scene, config: ReconstructConfig, out: Path, progress: Progress
+) -> tuple[list[DepthMap], dict[str, Any]]:
+    """Depth maps of all posed views, written to ``out/depth``.
+
+    Returns:
+        The maps, and facts for ``scene.json`` (per view: source, kept share, neighbours or the reason why none).
+
+    Raises:
+        InputError: no depth anywhere, or the views contradict the cameras (poses are wrong).
+    """
+    flat = scene.replace(
+        views=tuple(pinhole_view(v) if i in scene.posed else v for i, v in enumerate(scene.views))
+    )
+    given = [i for i in scene.posed if scene.views[i].depth is not None and config.depth_source != "stereo"]
+    if config.depth_source == "given" and not given:
+        raise InputError(
+            "no posed picture has a given depth map",
+            remedy="name them with --depth, or use --depth-source stereo",
+        )
+    folder = out / DEPTH_FOLDER
+    facts: dict[str, Any] = {"views": {}, "width": config.resolved_depth_width()}
+    maps: list[DepthMap] = []
+    for index in track(progress, "given depth", given) if given else ():
+        maps.append(_write_given(flat, index, config, folder, facts))
+    missing = [i for i in scene.posed if i not in given]
+    if missing and config.depth_source != "given":
+        maps += _stereo(flat, missing, config, folder, facts, progress)
+    if not maps:
+        reasons = sorted({f["reason"] for f in facts["views"].values() if f.get("reason")})
+        raise InputError(
+            "no picture got a depth map: " + ("; ".join(reasons[:3]) or "nothing to work on"),
+            remedy="take more overlapping photos of a textured, static scene while moving sideways",
+        )
+    maps.sort(key=lambda m: m.index)
+    _write_cameras(scene, maps, folder)
+    return maps, facts
+
+
+def depth_file(folder: Path, view: View) -> Path:
+    """Where the map of ``view`` goes: its name with slashes flattened and the suffix kept apart."""
+    return folder / (view.name.replace("/", "__") + ".npz")
+
+
+def _write_given(
+    scene: Scene, index: int, config: ReconstructConfig, folder: Path, facts: dict[str, Any]
+) -> DepthMap:
+    view = scene.views[index]
+    depth = view.load_depth()
+    assert depth is not None and view.camera.K is not None
+    if depth.metric != scene.metric and scene.metric is False:
+        raise InputError(
+            f"view '{view.name}' has metric depth but the cameras have no unit",
+            remedy="let relief3d scale them (needs 20 or more sparse points on given depth), or use --depth-source stereo",
+        )
+    mask = view.load_mask()
+    valid = depth.valid if mask is None else depth.valid & mask
+    values = torch.where(valid, depth.values, torch.zeros_like(depth.values))
+    height, width = values.shape
+    longest = config.resolved_depth_width()
+    if max(width, height) > longest:
+        # Nearest pixel: depth must not be mixed across edges.
+        new = (
+            max(1, round(height * longest / max(width, height))),
+            max(1, round(width * longest / max(width, height))),
+        )
+        values = torch.nn.functional.interpolate(values[None, None], new, mode="nearest-exact")[0, 0]
+    height, width = values.shape
+    K = resize_intrinsics(view.camera.K, (view.camera.width, view.camera.height), (width, height))
+    camera = view.camera.replace(width=width, height=height, K=K)
+    confidence = (values > 0).float()
+    path = write_depth(depth_file(folder, view), Depth(values, values > 0, scene.metric, confidence))
+    facts["views"][view.name] = {"source": "given", "kept": float((values > 0).float().mean())}
+    return DepthMap(index, camera, path)
+
+
+def _stereo(
+    scene: Scene,
+    wanted: list[int],
+    config: ReconstructConfig,
+    folder: Path,
+    facts: dict[str, Any],
+    progress: Progress,
+) -> list[DepthMap]:
+    settings = StereoConfig.profile(config.quality, max_width=config.resolved_depth_width(), seed=config.seed)
+    result = estimate_depths(scene, settings, resolve_device(config.device), progress)
+    report = result.report
+    facts["stereo"] = {k: v for k, v in dataclasses.asdict(report).items() if k != "seconds"}
+    if report.poses_doubtful:
+        raise InputError(
+            f"the result would be wrong, so it is refused: {report.verdict}",
+            remedy="give more accurate cameras, drop --cameras, or take more photos with small steps and texture",
+        )
+    maps = []
+    for index in wanted:
+        found, view = result[index], scene.views[index]
+        if found is None or not bool(found.depth.valid.any()):
+            reason = result.reasons[index] or "no pixel was confirmed by another view"
+            facts["views"][view.name] = {"source": "none", "reason": reason, "kept": 0.0}
+            continue
+        path = write_depth(depth_file(folder, view), found.depth)
+        facts["views"][view.name] = {
+            "source": "stereo",
+            "kept": found.kept,
+            "strict": found.strict_kept,
+            "neighbours": [scene.views[n.index].name for n in found.neighbours],
+        }
+        maps.append(DepthMap(index, found.camera, path))
+    return maps
+
+
+def _write_cameras(scene: Scene, maps: list[DepthMap], folder: Path) -> None:
+    """``depth/cameras.json``: the pinhole camera of every map, so that the folder is a scene of its own."""
+    views = tuple(View(name=scene.views[m.index].name, camera=m.camera) for m in maps)
+    unit = 1.0 if scene.metric else None
+    files = {scene.views[m.index].name: (m.path.name, unit) for m in maps}
+    write_cameras_json(Scene(views, metric=scene.metric), folder / "cameras.json", depth=files)
+
+
+def reload_depth(scene: Scene, out: Path) -> list[DepthMap]:
+    """The maps an earlier run wrote.
+
+    Raises:
+        InputError: when ``depth/cameras.json`` is missing or names files that are not there.
+    """
+    folder = out / DEPTH_FOLDER
+    stored = read_cameras_json(folder / "cameras.json", require_images=False)
+    index_of = {v.name: i for i, v in enumerate(scene.views)}
+    maps = []
+    for view in stored.views:
+        index = index_of[view.name]
+        path = depth_file(folder, view)
+        if not path.exists():
+            raise InputError("a depth map is missing", path=path, remedy="run again with --overwrite")
+        maps.append(DepthMap(index, view.camera, path))
+    return maps

@@ -1,0 +1,145 @@
+"""``relief3d.reconstruct``: the stages one after the other, each resumable."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from relief3d.core.contract import Scene
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
+from relief3d.core.memory import GIB, peak_rss
+from relief3d.core.progress import Progress, SilentProgress
+from relief3d.io.atomic import check_not_inside
+from relief3d.pipelines.reconstruct import cameras as camera_stage
+from relief3d.pipelines.reconstruct import depth as depth_stage
+from relief3d.pipelines.reconstruct import results, surface
+from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.pipelines.reconstruct.inputs import read_input
+from relief3d.pipelines.reconstruct.plan import plan_scene
+from relief3d.pipelines.reconstruct.workspace import Workspace, input_fingerprint
+
+_log = logging.getLogger(__name__)
+
+
+def reconstruct(
+    source: str | Path,
+    out: str | Path,
+    *,
+    config: ReconstructConfig | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Scene:
+    """Pictures in; cameras, depth, points, mesh and a report out.
+
+    Args:
+        source: folder, glob, video, COLMAP model folder, ``cameras.json`` or ``transforms.json``.
+        out: output folder; see :mod:`relief3d.pipelines.reconstruct.results` for what is written.
+        config: all options; or give single ones as keywords, for example ``quality="fast"``.
+        progress: receives stages and steps.
+
+    Returns:
+        The reconstructed scene; ``scene.info`` holds what ``scene.json`` says.
+
+    Raises:
+        InputError: the input cannot be used (the output folder is left as it was).
+        RunError: a failure while running; run again to continue from the last complete stage.
+    """
+    if config is not None and options:
+        raise InputError("give either a config or single options, not both")
+    config = config or ReconstructConfig(**options)
+    progress = progress or SilentProgress()
+    out = Path(out)
+    resolve_device(config.device)
+    scene = read_input(source, config)
+    check_not_inside(out, _input_folders(source))
+    plan = plan_scene(scene, config)
+    if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
+        raise InputError(
+            f"this needs about {plan.peak_bytes / GIB:.1f} GiB, more than --max-memory {config.max_memory:g}",
+            remedy="use --quality fast, a smaller --depth-width, or fewer pictures",
+        )
+    stages = {**config.fingerprint()}
+    workspace = Workspace(
+        out,
+        input_hash=input_fingerprint(scene, str(Path(source).name)),
+        stage_hashes=stages,
+        overwrite=config.overwrite,
+    )
+    if workspace.complete:
+        progress.message(f"{out} is already complete; nothing to do (use --overwrite to start again)")
+        return load_scene(out)
+    progress.message(f"{len(scene)} pictures; about {plan.seconds:.0f} s and {plan.peak_bytes / GIB:.1f} GiB")
+    try:
+        solved = _run_stages(scene, config, workspace, progress, str(source))
+    except InputError:
+        workspace.abandon()
+        raise
+    workspace.tidy()
+    return solved
+
+
+def _run_stages(
+    scene: Scene, config: ReconstructConfig, workspace: Workspace, progress: Progress, source: str
+) -> Scene:
+    out = workspace.root
+
+    def cameras() -> dict[str, Any]:
+        solved, facts = camera_stage.solve_cameras(scene, config, workspace.work, progress)
+        results.write_cameras(solved, out)
+        return {**facts, "metric": solved.metric}
+
+    _stage(workspace, "cameras", cameras)
+    solved = results.reload_cameras(scene, out, workspace.record("cameras"))
+
+    def depth() -> dict[str, Any]:
+        return depth_stage.solve_depth(solved, config, out, progress)[1]
+
+    _stage(workspace, "depth", depth)
+    maps = depth_stage.reload_depth(solved, out)
+
+    def mesh() -> dict[str, Any]:
+        return surface.solve_surface(solved, maps, config, out, progress)
+
+    _stage(workspace, "mesh", mesh)
+    solved = results.reload_surface(solved, out)
+
+    def report() -> dict[str, Any]:
+        return results.write_summary_and_report(solved, maps, config, workspace, progress, source)
+
+    _stage(workspace, "report", report)
+    return solved.replace(info=results.read_summary(out))
+
+
+def _stage(workspace: Workspace, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """Run one stage unless it is complete; record wall time and peak memory with its facts."""
+    if workspace.done(name):
+        return
+    workspace.begin_stage(name)
+    began = time.monotonic()
+    with torch.no_grad():
+        facts = work()
+    workspace.complete_stage(
+        name, seconds=round(time.monotonic() - began, 3), peak_bytes=peak_rss(), facts=facts
+    )
+
+
+def _input_folders(source: str | Path) -> list[Path]:
+    path = Path(source)
+    if path.is_dir():
+        return [path]
+    return [path.parent] if "*" in path.name else []
+
+
+def load_scene(out: str | Path) -> Scene:
+    """Read what :func:`reconstruct` wrote: cameras, sparse points, depth (lazily), points and mesh.
+
+    Raises:
+        InputError: when the folder does not hold a complete result.
+    """
+    return results.load_result(Path(out))
