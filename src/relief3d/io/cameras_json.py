@@ -14,13 +14,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from relief3d.core.contract import Camera, Depth, Distortion, Scene, View
+from relief3d.core.contract import Camera, Distortion, Scene, View
 from relief3d.core.errors import InputError
-from relief3d.io.depth import read_depth, read_mask
-from relief3d.io.images import image_size, read_image
+from relief3d.io.frame_files import load_frame_depth, load_frame_image, load_frame_mask
+from relief3d.io.images import image_size
 from relief3d.io.json_file import Record, read_json_object, write_json
 from relief3d.io.rigid import rigid_from_file
 
@@ -179,11 +176,13 @@ def _read_frame(frame: Record, folder: Path, metric: bool, require_images: bool)
     return View(
         name=name,
         camera=camera,
-        image=partial(_load_image, frame, picture, size) if has_picture and picture is not None else None,
+        image=partial(load_frame_image, frame, picture, size)
+        if has_picture and picture is not None
+        else None,
         depth=None
         if depth_file is None
-        else partial(_load_depth, frame, depth_file, scale, metric or scale is not None, size),
-        mask=partial(_load_mask, frame, mask_files, size) if mask_files else None,
+        else partial(load_frame_depth, frame, depth_file, scale, metric or scale is not None, size),
+        mask=partial(load_frame_mask, frame, mask_files, size) if mask_files else None,
         time=frame.number("time"),
         path=picture if has_picture else None,
     )
@@ -238,30 +237,3 @@ def _inside(frame: Record, folder: Path, text: str | None, key: str, *, must_exi
     if must_exist and not path.is_file():
         raise frame.error(f"'{key}' names the file '{text}', which does not exist in {folder}")
     return path
-
-
-def _load_image(frame: Record, path: Path, size: tuple[int, int]) -> Tensor:
-    rgb = read_image(path).rgb
-    _same_size(frame, rgb, size, "picture")
-    return rgb
-
-
-def _load_depth(frame: Record, path: Path, scale: float | None, metric: bool, size: tuple[int, int]) -> Depth:
-    depth = read_depth(path, scale=scale, metric=metric)
-    _same_size(frame, depth.values, size, "depth map")
-    return depth
-
-
-def _load_mask(frame: Record, paths: tuple[Path, ...], size: tuple[int, int]) -> Tensor:
-    union = torch.zeros(size[1], size[0], dtype=torch.bool)
-    for path in paths:
-        mask = read_mask(path)
-        _same_size(frame, mask, size, "mask")
-        union |= mask
-    return union
-
-
-def _same_size(frame: Record, tensor: Tensor, size: tuple[int, int], what: str) -> None:
-    height, width = tensor.shape[-2:]
-    if (width, height) != size:
-        raise frame.error(f"the {what} has {width}x{height} pixels but the camera {size[0]}x{size[1]}")
