@@ -43,7 +43,8 @@ def read_inverse_depth(inverse: Tensor, x: Tensor, y: Tensor, smooth: float = 0.
 
     Args:
         inverse: (H, W), 0 where unknown.
-        x, y: (N,) pixel positions, centres at +0.5.
+        x: (N,) horizontal pixel positions, centres at +0.5.
+        y: (N,) vertical pixel positions.
         smooth: relative spread of the four values up to which they are one surface.
 
     Returns:
@@ -80,8 +81,7 @@ def _loop(
     forth = neighbour.K @ T[:3, :3] @ torch.linalg.inv(reference.K)
     back = torch.linalg.inv(forth)
     shift = neighbour.K @ T[:3, 3]
-    make = {"device": inverse_i.device, "dtype": torch.float32}
-    A, t, B = forth.to(**make), shift.to(**make), back.to(**make)  # type: ignore[arg-type]
+    A, t, B = (m.to(inverse_i.device, torch.float32) for m in (forth, shift, back))
     there = A @ pixels + t[:, None] * inverse_i
     ratio = there[2]  # depth in the neighbour times the inverse depth in the reference
     safe = ratio.clamp_min(1e-6)

@@ -62,7 +62,8 @@ def aggregate(
     Args:
         cost: (H, W, D) float32.
         grey: (H, W) reference picture; ``p2`` is divided by ``1 + |difference| / edge_scale``.
-        p1, p2: penalties for one plane, and for more.
+        p1: penalty for a change of one plane.
+        p2: penalty for a larger change.
         edge_scale: grey difference that halves ``p2``.
         paths: 4 (rows and columns) or 8 (and diagonals).
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, View
 from relief3d.core.errors import InputError
+from relief3d.geometry.camera_edits import resize_camera
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -63,13 +64,6 @@ def stereo_size(width: int, height: int, longest: int) -> tuple[int, int]:
     return max(1, round(width * factor)), max(1, round(height * factor))
 
 
-def resized_camera(camera: Camera, width: int, height: int) -> Camera:
-    """The camera of the picture resized to ``width`` x ``height`` (pixel centres at +0.5: a plain scaling)."""
-    assert camera.K is not None
-    scale = torch.tensor([width / camera.width, height / camera.height, 1.0], dtype=torch.float64)
-    return camera.replace(width=width, height=height, K=scale[:, None] * camera.K)
-
-
 def prepare_view(view: View, index: int, longest: int, device: torch.device | str) -> PreparedView:
     """Load, grey and resize one posed view.
 
@@ -102,5 +96,5 @@ def prepare_view(view: View, index: int, longest: int, device: torch.device | st
             raise InputError(f"view '{view.name}': mask {tuple(mask.shape)} does not fit its camera")
         usable = F.interpolate(mask.float()[None, None], (height, width), mode="area")[0, 0]
         mask = (usable > 0.5).to(device)
-    small = resized_camera(camera.replace(distortion=None), width, height)
+    small = resize_camera(camera.replace(distortion=None), width, height)
     return PreparedView(index, view.name, small, grey.contiguous().to(device), mask)
