@@ -18,12 +18,12 @@ from relief3d.io.atomic import write_text
 STATE_DIR = ".relief3d"
 STAGES = ("cameras", "depth", "mesh", "report")
 RESULT_FILES = (
-    "sparse", "depth", "transforms.json", "points.ply", "splats.ply", "mesh.glb", "mesh.ply", "scene.json",
+    "sparse", "images", "depth", "transforms.json", "points.ply", "splats.ply", "mesh.glb", "mesh.ply", "scene.json",
     "report.html", STATE_DIR,
 )  # fmt: skip
 # What each stage leaves behind; a stage that is not complete starts from a clean slate.
 STAGE_FILES = {
-    "cameras": ("sparse", "transforms.json"),
+    "cameras": ("sparse", "images", "transforms.json"),
     "depth": ("depth",),
     "mesh": ("points.ply", "splats.ply", "mesh.glb", "mesh.ply"),
     "report": ("scene.json", "report.html"),

@@ -1,0 +1,325 @@
+"""What a result folder holds, written and read back.
+
+``sparse/0`` (COLMAP), ``transforms.json`` (nerfstudio), ``images/`` (only when the input is a video or photos
+that are turned by EXIF, which many trainers ignore), ``depth/NAME.npz`` (depth and confidence) with
+``depth/cameras.json``, ``points.ply``, ``splats.ply``, ``mesh.ply``, ``mesh.glb``, ``scene.json`` and
+``report.html``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relief3d import __version__
+from relief3d.core.contract import Camera, Depth, Mesh, PointCloud, Scene, SparsePoints, View
+from relief3d.core.errors import InputError
+from relief3d.core.memory import GIB
+from relief3d.core.progress import Progress, stage
+from relief3d.io.colmap import read_colmap_model, write_colmap_model
+from relief3d.io.images import read_header, write_image
+from relief3d.io.json_file import read_json_object, write_json
+from relief3d.io.ply import read_ply
+from relief3d.io.transforms_json import read_transforms_json, write_transforms_json
+from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.pipelines.reconstruct.depth import DepthMap, pinhole_view
+from relief3d.pipelines.reconstruct.workspace import Workspace
+from relief3d.report import ReportData, StageTiming, ViewRecord, write_report
+
+_STAGE_NAMES = {"cameras": "cameras", "depth": "dense depth", "mesh": "fusion and mesh", "report": "report"}
+
+
+def write_cameras(scene: Scene, out: Path) -> None:
+    """``sparse/0``, ``transforms.json``, and ``images/`` where the input's own files cannot be used as they are."""
+    write_colmap_model(scene, out / "sparse" / "0")
+    scene = export_images(scene, out)
+    write_transforms_json(scene, out / "transforms.json")
+
+
+def export_images(scene: Scene, out: Path) -> Scene:
+    """Write upright pictures for views without a usable file; all of them, so that one folder is complete."""
+    if all(_usable_as_is(v) for v in scene.views):
+        return scene
+    views = []
+    for view in scene.views:
+        if view.image is None:
+            views.append(view)
+            continue
+        path = out / "images" / view.name
+        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
+            path = path.with_name(path.name + ".png")
+        views.append(view.replace(path=write_image(path, view.load_image())))
+    return scene.replace(views=tuple(views))
+
+
+def _usable_as_is(view: View) -> bool:
+    return view.path is not None and read_header(view.path).orientation == 1
+
+
+def reload_cameras(scene: Scene, out: Path, record: Mapping[str, Any]) -> Scene:
+    """The input scene with the cameras and points stored in ``sparse/0``; unregistered views have no pose."""
+    model = read_colmap_model(out / "sparse" / "0")
+    index = {v.name: i for i, v in enumerate(scene.views)}
+    solved = {v.name: v.camera for v in model.views}
+    views = []
+    for view in scene.views:
+        camera = solved.get(view.name)
+        if camera is None:
+            views.append(view.replace(camera=view.camera.replace(world_from_cam=None)))
+        else:
+            views.append(view.replace(camera=camera.replace(K_source=view.camera.K_source)))
+    sparse = model.sparse
+    if sparse is not None:
+        to_input = torch.tensor([index[v.name] for v in model.views], dtype=torch.int64)
+        sparse = dataclasses.replace(sparse, obs_view=to_input[sparse.obs_view])
+    return scene.replace(views=tuple(views), sparse=sparse, metric=bool(record["facts"].get("metric", False)))
+
+
+def reload_surface(scene: Scene, out: Path) -> Scene:
+    """The scene with points and mesh from disk, where they exist."""
+    points, mesh = None, None
+    if (out / "points.ply").exists():
+        loaded = read_ply(out / "points.ply")
+        points = loaded if isinstance(loaded, PointCloud) else None
+    if (out / "mesh.ply").exists():
+        surface = read_ply(out / "mesh.ply")
+        mesh = surface if isinstance(surface, Mesh) else None
+    return scene.replace(points=points, mesh=mesh)
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """``scene.json`` as a dictionary.
+
+    Raises:
+        InputError: when it is missing or malformed.
+    """
+    path = out / "scene.json"
+    if not path.is_file():
+        raise InputError(
+            "no scene.json here, so this is not a complete result", path=out, remedy="run relief3d reconstruct first"
+        )
+    return read_json_object(path)
+
+
+def load_result(out: Path) -> Scene:
+    """Everything a result folder holds; pictures and depth load on demand."""
+    info = read_summary(out)
+    scene = read_transforms_json(out / "transforms.json", require_images=False)
+    model = read_colmap_model(out / "sparse" / "0")
+    position = {v.name: i for i, v in enumerate(scene.views)}
+    sparse: SparsePoints | None = model.sparse
+    if sparse is not None:
+        to_here = torch.tensor([position[v.name] for v in model.views], dtype=torch.int64)
+        sparse = dataclasses.replace(sparse, obs_view=to_here[sparse.obs_view])
+    scene = scene.replace(sparse=sparse, metric=bool(info.get("metric")), ordered=bool(info.get("ordered")), info=info)
+    return reload_surface(scene, out)
+
+
+def write_summary_and_report(
+    scene: Scene,
+    maps: Sequence[DepthMap],
+    config: ReconstructConfig,
+    workspace: Workspace,
+    progress: Progress,
+    source: str,
+) -> dict[str, Any]:
+    """``report.html`` and, last, ``scene.json`` (its presence means the result is complete)."""
+    from relief3d.pipelines.reconstruct.surface import orbit_pictures
+
+    out = workspace.root
+    with stage(progress, "report", 1):
+        info = summarise(scene, config, workspace, source)
+        records = workspace.records()
+        data = ReportData(
+            scene=_pinhole(scene),
+            views=_view_records(scene, maps, records),
+            title=Path(source).resolve().name or source,
+            summary=info,
+            stages=[
+                StageTiming(_STAGE_NAMES[name], record["seconds"], record.get("peak_bytes"))
+                for name, record in records.items()
+            ],
+            warnings=info["warnings"],
+            orbit=orbit_pictures(scene),
+        )
+        write_report(data, out / "report.html")
+        write_json(out / "scene.json", info)
+        progress.advance()
+    return {}
+
+
+def _pinhole(scene: Scene) -> Scene:
+    return scene.replace(views=tuple(pinhole_view(v) if i in scene.posed else v for i, v in enumerate(scene.views)))
+
+
+def _view_records(scene: Scene, maps: Sequence[DepthMap], records: Mapping[str, Any]) -> list[ViewRecord]:
+    by_index = {m.index: m for m in maps}
+    depth_facts = records["depth"]["facts"]["views"]
+    failures = records["cameras"]["facts"].get("unregistered", {})
+    posed = set(scene.posed)
+    out = []
+    for i, view in enumerate(scene.views):
+        facts = depth_facts.get(view.name, {})
+        count, error = _observations(scene.sparse, i)
+        found = by_index.get(i)
+        reason = None
+        if i not in posed:
+            reason = _failure(failures, view.name)
+        elif found is None:
+            reason = facts.get("reason", "no depth")
+        shown = pinhole_view(view) if i in posed else view
+        out.append(
+            ViewRecord(
+                name=view.name,
+                image=shown.image,
+                depth=None if found is None else _loader(found, scene.metric),
+                registered=i in posed,
+                reason=reason,
+                neighbours=facts.get("neighbours", ()),
+                kept_share=facts.get("kept"),
+                reprojection_error=error,
+                observations=count,
+                extra={"depth": facts["source"]} if facts.get("source") else {},
+            )
+        )
+    return out
+
+
+def _failure(failures: Any, name: str) -> str:
+    if isinstance(failures, Mapping) and failures.get(name):
+        return str(failures[name])
+    return "no camera was found: too few matches with the other pictures"
+
+
+def _loader(found: DepthMap, metric: bool) -> Any:
+    def load() -> Depth:
+        return found.load(metric)
+
+    return load
+
+
+def _observations(sparse: SparsePoints | None, index: int) -> tuple[int | None, float | None]:
+    if sparse is None:
+        return None, None
+    seen = sparse.obs_point[sparse.obs_view == index]
+    if not len(seen):
+        return 0, None
+    return len(seen), float(torch.nan_to_num(sparse.error[seen]).mean())
+
+
+def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, source: str) -> dict[str, Any]:
+    """The contents of ``scene.json``."""
+    records = workspace.records()
+    posed = scene.posed
+    depth = records["depth"]["facts"]["views"]
+    kept = [f["kept"] for f in depth.values() if f.get("source") in ("stereo", "given")]
+    seconds = sum(r["seconds"] for r in records.values())
+    peak = max((r.get("peak_bytes") or 0) for r in records.values())
+    mesh = None if scene.mesh is None else {"vertices": len(scene.mesh.vertices), "faces": len(scene.mesh.faces)}
+    info: dict[str, Any] = {
+        "relief3d": __version__,
+        "input": source,
+        "command": " ".join(sys.argv) if sys.argv and "relief3d" in sys.argv[0] else "relief3d.reconstruct",
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "seed": config.seed,
+        "metric": scene.metric,
+        "unit": "metres" if scene.metric else "arbitrary (structure from motion has no unit)",
+        "ordered": scene.ordered,
+        "views": len(scene),
+        "registered": len(posed),
+        "unregistered": [v.name for i, v in enumerate(scene.views) if i not in posed],
+        "sparse_points": 0 if scene.sparse is None else len(scene.sparse),
+        "reprojection_px": _mean_error(scene.sparse),
+        "depth_views": len(kept),
+        "depth_kept": sum(kept) / len(kept) if kept else 0.0,
+        "points": 0 if scene.points is None else len(scene.points.xyz),
+        "mesh": mesh,
+        "cameras": [_camera_facts(scene.views[i].camera, scene.views[i].name) for i in posed],
+        "seconds": round(seconds, 2),
+        "peak_memory_bytes": peak,
+        "stages": {name: {k: v for k, v in r.items() if k != "facts"} for name, r in records.items()},
+        "details": {name: r["facts"] for name, r in records.items() if r.get("facts")},
+        "versions": versions(),
+        "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+    }
+    info["warnings"] = warnings(scene, info)
+    info["headline"] = headline(info)
+    return info
+
+
+def headline(info: Mapping[str, Any]) -> str:
+    """One line that says what came out."""
+    mesh = info["mesh"]
+    parts = [
+        f"{info['registered']} of {info['views']} pictures",
+        f"{info['sparse_points']} sparse points",
+        f"depth for {info['depth_views']} ({100 * info['depth_kept']:.0f} % of their pixels)",
+    ]
+    if mesh:
+        parts.append(f"mesh of {mesh['faces']:,} triangles")
+    parts.append(f"{info['seconds']:.0f} s, {info['peak_memory_bytes'] / GIB:.1f} GiB")
+    return ", ".join(parts)
+
+
+def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
+    """Sentences about what a user should know before trusting the result."""
+    out = []
+    missing = info["unregistered"]
+    if missing:
+        shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
+        out.append(f"{len(missing)} picture(s) could not be placed: {shown}")
+    if not scene.metric:
+        out.append("lengths have no unit: give metric depth or known cameras to get metres")
+    if info["depth_views"] < info["registered"]:
+        out.append(f"{info['registered'] - info['depth_views']} placed picture(s) have no depth; their cards say why")
+    if 0 < info["depth_kept"] < 0.2:
+        out.append(
+            f"only {100 * info['depth_kept']:.0f} % of the pixels have confirmed depth: plain surfaces, reflections, "
+            "or too little overlap"
+        )
+    out += [str(w) for w in info.get("details", {}).get("cameras", {}).get("warnings", ())]
+    return out
+
+
+def versions() -> dict[str, str]:
+    """Versions of what took part."""
+    out = {"python": platform.python_version()}
+    for name in ("torch", "numpy", "scipy", "pillow", "scikit-image", "pycolmap", "open3d-cpu", "open3d", "av"):
+        try:
+            out[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return out
+
+
+def _mean_error(sparse: SparsePoints | None) -> float | None:
+    if sparse is None or not len(sparse):
+        return None
+    return float(torch.nan_to_num(sparse.error).mean())
+
+
+def _camera_facts(camera: Camera, name: str) -> dict[str, Any]:
+    def rows(matrix: Tensor | None) -> list[list[float]] | None:
+        return None if matrix is None else matrix.tolist()
+
+    facts: dict[str, Any] = {
+        "name": name,
+        "width": camera.width,
+        "height": camera.height,
+        "K": rows(camera.K),
+        "world_from_cam": rows(camera.world_from_cam),
+    }
+    if camera.distortion is not None:
+        facts["distortion"] = {"model": camera.distortion.model, "params": list(camera.distortion.params)}
+    return facts
