@@ -162,6 +162,19 @@ def camera_from_exif(exif: ExifInfo, width: int, height: int) -> Camera:
     return Camera(width, height) if K is None else Camera(width, height, K=K, K_source="exif")
 
 
+def orientation_from_matrix(linear: tuple[tuple[float, float], tuple[float, float]]) -> int:
+    """The orientation whose ``L`` has the signs of ``linear``; 1 when there is none.
+
+    Args:
+        linear: 2x2 map from stored to upright pixel directions, any positive scale.
+    """
+    largest = max(abs(value) for row in linear for value in row)
+    if largest == 0:
+        return 1
+    signs = tuple(tuple(round(value / largest) for value in row) for row in linear)
+    return next((number for number, known in _LINEAR.items() if known == signs), 1)
+
+
 def inverse_orientation(orientation: int) -> int:
     """The orientation that undoes ``orientation``."""
     return _INVERSE[orientation]

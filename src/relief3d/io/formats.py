@@ -12,7 +12,7 @@ from relief3d.io.limits import DEFAULT_MAX_FILE_BYTES
 
 IMAGE_FORMATS = frozenset({"jpeg", "png", "webp", "tiff", "heic", "exr", "gif", "bmp"})
 DEPTH_FORMATS = frozenset({"png", "tiff", "npy", "npz", "exr", "pfm"})
-VIDEO_FORMATS = frozenset({"mp4", "matroska", "avi", "mpegts", "mpegps", "flv", "ogg"})
+VIDEO_FORMATS = frozenset({"mp4", "matroska", "avi", "mpegts", "mpegps", "flv", "ogg", "asf"})
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -98,6 +98,7 @@ def sniff_bytes(head: bytes) -> str | None:
         (b"\x00\x00\x01\xba", "mpegps"),
         (b"FLV\x01", "flv"),
         (b"OggS", "ogg"),
+        (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
     )
     for magic, name in starts:
         if head.startswith(magic):
@@ -168,13 +169,13 @@ def unreadable(path: str | Path, exc: OSError) -> InputError:
     return InputError(message, path=path, remedy=remedy)
 
 
-def read_head(path: str | Path, count: int = 256) -> bytes:
+def read_head(path: str | Path, count: int = 256, *, max_bytes: int = DEFAULT_MAX_FILE_BYTES) -> bytes:
     """The first ``count`` bytes of a regular file.
 
     Raises:
         InputError: as :func:`check_regular_file`.
     """
-    path = check_regular_file(path)
+    path = check_regular_file(path, max_bytes=max_bytes)
     try:
         with path.open("rb") as stream:
             return stream.read(count)
@@ -182,13 +183,13 @@ def read_head(path: str | Path, count: int = 256) -> bytes:
         raise unreadable(path, exc) from exc
 
 
-def sniff(path: str | Path) -> str | None:
+def sniff(path: str | Path, *, max_bytes: int = DEFAULT_MAX_FILE_BYTES) -> str | None:
     """Name the format of a file by its content, or None when it is not one we read.
 
     Raises:
         InputError: as :func:`check_regular_file`.
     """
-    return sniff_bytes(read_head(path))
+    return sniff_bytes(read_head(path, max_bytes=max_bytes))
 
 
 def suffix_note(path: str | Path, found: str) -> str | None:
