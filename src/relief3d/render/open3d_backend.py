@@ -22,6 +22,7 @@ from torch import Tensor
 from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import MissingExtraError
 from relief3d.core.optional import available
+from relief3d.geometry.projection import pixel_rays
 from relief3d.render.protocols import BackFaces, Hits, check_mesh, empty_hits, posed_pinhole
 
 DEBIAN_PACKAGES = {
@@ -101,12 +102,7 @@ class Open3DRenderer:
             return out
         scene = self._scene_of(mesh)
         # Directions have camera-frame z = 1, so the hit parameter is the z-depth.
-        y, x = torch.meshgrid(
-            torch.arange(height, dtype=torch.float64) + 0.5,
-            torch.arange(width, dtype=torch.float64) + 0.5,
-            indexing="ij",
-        )
-        directions = torch.stack((x, y, torch.ones_like(x)), -1).view(-1, 3) @ torch.linalg.inv(K).T
+        directions = pixel_rays(K, height, width).view(-1, 3)
         rotation = cam_from_world[:3, :3]
         directions = (directions @ rotation).to(torch.float32)
         centre = -(rotation.T @ cam_from_world[:3, 3]).to(torch.float32)
