@@ -1,0 +1,1 @@
+"""Families of worlds: rooms, object arrangements, outdoor grounds, streets."""
