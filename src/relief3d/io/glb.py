@@ -311,7 +311,7 @@ class _Part:
         self.texture: NDArray[Any] | None = None
 
 
-def _parts(scene: Any, triangles: type) -> list[_Part]:
+def _parts(scene: Any, triangles: Any) -> list[_Part]:
     parts = []
     for node in sorted(scene.graph.nodes_geometry):
         matrix, key = scene.graph[node]
