@@ -26,7 +26,7 @@ from relief3d.geometry.distortion import distort_points
 from relief3d.geometry.projection import depth_to_world_points, pixel_grid
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.colmap import find_colmap_model, read_colmap_model
-from relief3d.io.folders import open_input
+from relief3d.io.folders import detect_input, open_input, read_camera_file
 from relief3d.io.glb import read_glb
 from relief3d.io.ply import read_ply
 
@@ -90,7 +90,10 @@ def compare(
 def _read_cameras(result: Path) -> Scene:
     if result.is_dir() and find_colmap_model(result) is not None:
         return read_colmap_model(result)
-    return open_input(result, cameras_only=True)
+    kind, target = detect_input(result)
+    if kind not in ("colmap", "cameras_json", "transforms_json"):
+        raise InputError("holds no cameras", path=result, remedy="give a result folder or a cameras file")
+    return read_camera_file(Path(target), kind, alone=True)
 
 
 def match_views(a: Scene, b: Scene) -> list[tuple[int, int]]:

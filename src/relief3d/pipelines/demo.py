@@ -109,7 +109,9 @@ def _prepare(out: Path, overwrite: bool) -> None:
         raise InputError("is a file, not a folder", path=out, remedy="name another folder with --out")
     strange = [p.name for p in out.iterdir() if p.name not in PARTS]
     if strange:
-        raise InputError(f"the folder holds other files ({strange[0]})", path=out, remedy="name another folder")
+        raise InputError(
+            f"the folder holds other files ({strange[0]})", path=out, remedy="name another folder"
+        )
     if any(out.iterdir()) and not overwrite:
         raise InputError("holds an earlier demo", path=out, remedy="add --overwrite or name another folder")
     for name in PARTS:

@@ -12,7 +12,10 @@ import torch
 from relief3d.core.contract import Scene
 from relief3d.core.progress import Progress
 from relief3d.geometry.alignment import weighted_median
+from relief3d.geometry.rotations import matrix_from_axis_angle
+from relief3d.geometry.transforms import make_rigid
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.render.pictures import up_direction
 from relief3d.sfm import SfmConfig, estimate_cameras
 
 MIN_SCALE_SAMPLES = 20
@@ -58,6 +61,8 @@ def solve_cameras(
     )
     solved, facts = result.scene, dict(result.report)
     facts.setdefault("method", "structure from motion")
+    if not any(v.camera.world_from_cam is not None for v in scene.views):
+        solved = upright(solved)
     if not scene.metric:
         solved, scale = scale_to_metres(solved)
         if scale is not None:
@@ -100,6 +105,32 @@ def scale_to_metres(scene: Scene) -> tuple[Scene, float | None]:
         return scene, None
     scale = float(weighted_median(samples, torch.ones_like(samples)))
     return scaled(scene, scale), scale
+
+
+def upright(scene: Scene) -> Scene:
+    """Turn the world so that up in most pictures is -y, as in an upright OpenCV camera.
+
+    Structure from motion leaves the world's orientation open; viewers then show scenes tilted.
+    """
+    up = up_direction([scene.views[i].camera for i in scene.posed])
+    target = torch.tensor([0.0, -1.0, 0.0], dtype=torch.float64)
+    axis = torch.linalg.cross(up, target)
+    sine = axis.norm()
+    angle = torch.atan2(sine, up @ target)
+    # Straight upside down has no unique axis; x turns the picture around its middle column.
+    axis = axis / sine if sine > 1e-9 else torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    R = matrix_from_axis_angle(axis * angle)
+    turn = make_rigid(R, torch.zeros(3, dtype=torch.float64))
+    views = tuple(
+        v
+        if v.camera.world_from_cam is None
+        else v.replace(camera=v.camera.replace(world_from_cam=turn @ v.camera.world_from_cam))
+        for v in scene.views
+    )
+    sparse = scene.sparse
+    if sparse is not None:
+        sparse = dataclasses.replace(sparse, xyz=sparse.xyz @ R.T)
+    return scene.replace(views=views, sparse=sparse)
 
 
 def scaled(scene: Scene, scale: float) -> Scene:

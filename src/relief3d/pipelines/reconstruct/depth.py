@@ -121,7 +121,7 @@ def _write_given(
     if depth.metric != scene.metric and scene.metric is False:
         raise InputError(
             f"view '{view.name}' has metric depth but the cameras have no unit",
-            remedy="let relief3d scale them (needs 20 or more sparse points on given depth), or use --depth-source stereo",
+            remedy="use --depth-source stereo; too few sparse points lie on given depth to scale the cameras",
         )
     mask = view.load_mask()
     valid = depth.valid if mask is None else depth.valid & mask

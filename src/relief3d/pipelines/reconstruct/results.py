@@ -19,23 +19,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from relief3d import __version__
-from relief3d.core.contract import Camera, Depth, Mesh, PointCloud, Scene, SparsePoints, View
+from relief3d.core.contract import Depth, Mesh, PointCloud, Scene, SparsePoints, View
 from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB
 from relief3d.core.progress import Progress, stage
 from relief3d.io.colmap import read_colmap_model, write_colmap_model
 from relief3d.io.images import read_header, write_image
-from relief3d.io.json_file import read_json_object, write_json
 from relief3d.io.ply import read_ply
+from relief3d.io.scene_json import read_scene_json, write_scene_json
 from relief3d.io.transforms_json import read_transforms_json, write_transforms_json
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.depth import DepthMap, pinhole_view
 from relief3d.pipelines.reconstruct.workspace import Workspace
 from relief3d.report import ReportData, StageTiming, ViewRecord, write_report
 
+_FILES = {
+    "cameras": "sparse/0",
+    "transforms": "transforms.json",
+    "depth": "depth/cameras.json",
+    "points": "points.ply",
+    "splats": "splats.ply",
+    "mesh": "mesh.glb",
+    "mesh_ply": "mesh.ply",
+    "report": "report.html",
+}
 _STAGE_NAMES = {"cameras": "cameras", "depth": "dense depth", "mesh": "fusion and mesh", "report": "report"}
 
 
@@ -98,7 +107,7 @@ def reload_surface(scene: Scene, out: Path) -> Scene:
 
 
 def read_summary(out: Path) -> dict[str, Any]:
-    """``scene.json`` as a dictionary.
+    """What ``scene.json`` says about the run.
 
     Raises:
         InputError: when it is missing or malformed.
@@ -106,9 +115,14 @@ def read_summary(out: Path) -> dict[str, Any]:
     path = out / "scene.json"
     if not path.is_file():
         raise InputError(
-            "no scene.json here, so this is not a complete result", path=out, remedy="run relief3d reconstruct first"
+            "no scene.json here, so this is not a complete result",
+            path=out,
+            remedy="run relief3d reconstruct first",
         )
-    return read_json_object(path)
+    info = read_scene_json(path).document.get("info")
+    if not isinstance(info, dict):
+        raise InputError("'info' is missing", path=path, remedy="run relief3d reconstruct again")
+    return info
 
 
 def load_result(out: Path) -> Scene:
@@ -121,7 +135,9 @@ def load_result(out: Path) -> Scene:
     if sparse is not None:
         to_here = torch.tensor([position[v.name] for v in model.views], dtype=torch.int64)
         sparse = dataclasses.replace(sparse, obs_view=to_here[sparse.obs_view])
-    scene = scene.replace(sparse=sparse, metric=bool(info.get("metric")), ordered=bool(info.get("ordered")), info=info)
+    scene = scene.replace(
+        sparse=sparse, metric=bool(info.get("metric")), ordered=bool(info.get("ordered")), info=info
+    )
     return reload_surface(scene, out)
 
 
@@ -153,19 +169,22 @@ def write_summary_and_report(
             orbit=orbit_pictures(scene),
         )
         write_report(data, out / "report.html")
-        write_json(out / "scene.json", info)
+        files = {role: name for role, name in _FILES.items() if (out / name).exists()}
+        write_scene_json(out / "scene.json", scene, files=files, info=info)
         progress.advance()
     return {}
 
 
 def _pinhole(scene: Scene) -> Scene:
-    return scene.replace(views=tuple(pinhole_view(v) if i in scene.posed else v for i, v in enumerate(scene.views)))
+    return scene.replace(
+        views=tuple(pinhole_view(v) if i in scene.posed else v for i, v in enumerate(scene.views))
+    )
 
 
 def _view_records(scene: Scene, maps: Sequence[DepthMap], records: Mapping[str, Any]) -> list[ViewRecord]:
     by_index = {m.index: m for m in maps}
     depth_facts = records["depth"]["facts"]["views"]
-    failures = records["cameras"]["facts"].get("unregistered", {})
+    failures = records["cameras"]["facts"].get("unplaced", {})
     posed = set(scene.posed)
     out = []
     for i, view in enumerate(scene.views):
@@ -225,12 +244,14 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
     kept = [f["kept"] for f in depth.values() if f.get("source") in ("stereo", "given")]
     seconds = sum(r["seconds"] for r in records.values())
     peak = max((r.get("peak_bytes") or 0) for r in records.values())
-    mesh = None if scene.mesh is None else {"vertices": len(scene.mesh.vertices), "faces": len(scene.mesh.faces)}
+    mesh = (
+        None if scene.mesh is None else {"vertices": len(scene.mesh.vertices), "faces": len(scene.mesh.faces)}
+    )
     info: dict[str, Any] = {
         "relief3d": __version__,
         "input": source,
         "command": " ".join(sys.argv) if sys.argv and "relief3d" in sys.argv[0] else "relief3d.reconstruct",
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "metric": scene.metric,
         "unit": "metres" if scene.metric else "arbitrary (structure from motion has no unit)",
@@ -244,7 +265,6 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
         "depth_kept": sum(kept) / len(kept) if kept else 0.0,
         "points": 0 if scene.points is None else len(scene.points.xyz),
         "mesh": mesh,
-        "cameras": [_camera_facts(scene.views[i].camera, scene.views[i].name) for i in posed],
         "seconds": round(seconds, 2),
         "peak_memory_bytes": peak,
         "stages": {name: {k: v for k, v in r.items() if k != "facts"} for name, r in records.items()},
@@ -282,12 +302,15 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
     if not scene.metric:
         out.append("lengths have no unit: give metric depth or known cameras to get metres")
     if info["depth_views"] < info["registered"]:
-        out.append(f"{info['registered'] - info['depth_views']} placed picture(s) have no depth; their cards say why")
+        out.append(
+            f"{info['registered'] - info['depth_views']} placed picture(s) have no depth; their cards say why"
+        )
     if 0 < info["depth_kept"] < 0.2:
         out.append(
             f"only {100 * info['depth_kept']:.0f} % of the pixels have confirmed depth: plain surfaces, reflections, "
             "or too little overlap"
         )
+    out += [str(note) for note in scene.info.get("notes", ())]
     out += [str(w) for w in info.get("details", {}).get("cameras", {}).get("warnings", ())]
     return out
 
@@ -295,7 +318,17 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
 def versions() -> dict[str, str]:
     """Versions of what took part."""
     out = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "scipy", "pillow", "scikit-image", "pycolmap", "open3d-cpu", "open3d", "av"):
+    for name in (
+        "torch",
+        "numpy",
+        "scipy",
+        "pillow",
+        "scikit-image",
+        "pycolmap",
+        "open3d-cpu",
+        "open3d",
+        "av",
+    ):
         try:
             out[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -307,19 +340,3 @@ def _mean_error(sparse: SparsePoints | None) -> float | None:
     if sparse is None or not len(sparse):
         return None
     return float(torch.nan_to_num(sparse.error).mean())
-
-
-def _camera_facts(camera: Camera, name: str) -> dict[str, Any]:
-    def rows(matrix: Tensor | None) -> list[list[float]] | None:
-        return None if matrix is None else matrix.tolist()
-
-    facts: dict[str, Any] = {
-        "name": name,
-        "width": camera.width,
-        "height": camera.height,
-        "K": rows(camera.K),
-        "world_from_cam": rows(camera.world_from_cam),
-    }
-    if camera.distortion is not None:
-        facts["distortion"] = {"model": camera.distortion.model, "params": list(camera.distortion.params)}
-    return facts

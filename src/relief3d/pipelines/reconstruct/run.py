@@ -42,6 +42,7 @@ def reconstruct(
         out: output folder; see :mod:`relief3d.pipelines.reconstruct.results` for what is written.
         config: all options; or give single ones as keywords, for example ``quality="fast"``.
         progress: receives stages and steps.
+        **options: fields of :class:`ReconstructConfig`, instead of ``config``.
 
     Returns:
         The reconstructed scene; ``scene.info`` holds what ``scene.json`` says.
@@ -56,7 +57,7 @@ def reconstruct(
     progress = progress or SilentProgress()
     out = Path(out)
     resolve_device(config.device)
-    scene = read_input(source, config)
+    scene = read_input(source, config, progress)
     check_not_inside(out, _input_folders(source))
     plan = plan_scene(scene, config)
     if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
@@ -64,11 +65,10 @@ def reconstruct(
             f"this needs about {plan.peak_bytes / GIB:.1f} GiB, more than --max-memory {config.max_memory:g}",
             remedy="use --quality fast, a smaller --depth-width, or fewer pictures",
         )
-    stages = {**config.fingerprint()}
     workspace = Workspace(
         out,
         input_hash=input_fingerprint(scene, str(Path(source).name)),
-        stage_hashes=stages,
+        stage_hashes=config.fingerprint(),
         overwrite=config.overwrite,
     )
     if workspace.complete:

@@ -1,0 +1,159 @@
+"""Stage 3: depth maps into points, splats and a mesh."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relief3d.core.contract import Mesh, PointCloud, Scene
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, stage
+from relief3d.fusion.cleaning import CleanConfig, with_normals
+from relief3d.fusion.frames import DepthFrame
+from relief3d.fusion.fuse import FusionConfig, fuse_frames
+from relief3d.fusion.points import fuse_points
+from relief3d.fusion.texture import bake_texture
+from relief3d.io.glb import write_glb
+from relief3d.io.ply import write_ply
+from relief3d.io.splat import write_splat_ply
+from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.pipelines.reconstruct.depth import DepthMap, pinhole_view
+from relief3d.render.pictures import draw_frusta, orbit_cameras, render_mesh, up_direction
+
+MAX_POINTS = 2_000_000
+MAX_SPLATS = 300_000
+
+
+def solve_surface(
+    scene: Scene, maps: Sequence[DepthMap], config: ReconstructConfig, out: Path, progress: Progress
+) -> dict[str, Any]:
+    """Fuse the depth maps; write ``points.ply``, ``splats.ply``, ``mesh.ply`` and ``mesh.glb``.
+
+    Returns:
+        Facts for ``scene.json``.
+
+    Raises:
+        InputError: no valid depth at all.
+    """
+    facts: dict[str, Any] = {"warnings": []}
+    frames = [_frame(scene, m) for m in maps]
+    voxel = config.voxel_size or 0.0
+    if config.mesh:
+        result = fuse_frames(
+            frames,
+            FusionConfig(
+                backend=config.fuser,
+                voxel_size=voxel,
+                clean=CleanConfig(smooth_iterations=2, target_faces=config.mesh_faces),
+                with_color=config.texture != "none",
+            ),
+            device=resolve_device(config.device),
+            progress=progress,
+            pictures=None,
+        )
+        voxel = result.voxel_size
+        facts.update(
+            voxel_size=voxel,
+            truncation=result.truncation,
+            backend=result.backend,
+            messages=list(result.messages),
+            raw_faces=result.raw_faces,
+        )
+        for message in result.messages:
+            progress.message(message)
+        _write_mesh(result.mesh, frames, config, out, progress, facts)
+    with stage(progress, "point cloud"):
+        points = _points(frames, voxel)
+        write_ply(out / "points.ply", points)
+        if config.splats:
+            write_splat_ply(out / "splats.ply", _thinned(points, MAX_SPLATS, config.seed))
+    facts["points"] = len(points.xyz)
+    return facts
+
+
+def _frame(scene: Scene, found: DepthMap) -> DepthFrame:
+    """The map with its picture at the map's size (full pictures of many views would not fit in memory)."""
+    view = pinhole_view(scene.views[found.index])
+    image = None
+    if view.image is not None:
+        size = (found.camera.height, found.camera.width)
+        image = torch.nn.functional.interpolate(
+            view.load_image()[None], size, mode="bilinear", antialias=True, align_corners=False
+        )[0].clamp(0, 1)
+    return DepthFrame(view.name, found.load(scene.metric), found.camera, image)
+
+
+def _write_mesh(
+    mesh: Mesh,
+    frames: Sequence[DepthFrame],
+    config: ReconstructConfig,
+    out: Path,
+    progress: Progress,
+    facts: dict[str, Any],
+) -> None:
+    if not len(mesh.faces):
+        facts["warnings"].append(
+            "no surface was seen often enough for a mesh; points.ply holds what is known"
+        )
+        return
+    mesh = with_normals(mesh)
+    facts["faces"] = len(mesh.faces)
+    write_ply(out / "mesh.ply", mesh)
+    if config.texture == "atlas":
+        with stage(progress, "baking texture"):
+            write_glb(out / "mesh.glb", bake_texture(mesh, frames))
+    else:
+        write_glb(out / "mesh.glb", mesh)
+
+
+def _points(frames: Sequence[DepthFrame], voxel: float) -> PointCloud:
+    """Points a voxel apart; the voxel grows until the cloud has a manageable size."""
+    if not voxel > 0:
+        depths = torch.cat([f.depth.values[f.depth.valid][::50] for f in frames])
+        if not len(depths):
+            raise InputError("no valid pixels in any depth map")
+        voxel = float(depths.median()) / 500
+    for _ in range(6):
+        points = fuse_points(frames, voxel)
+        if len(points.xyz) <= MAX_POINTS:
+            break
+        voxel *= 1.6
+    return points
+
+
+def _thinned(points: PointCloud, limit: int, seed: int) -> PointCloud:
+    count = len(points.xyz)
+    if count <= limit:
+        return points
+    keep = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
+
+    def pick(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[keep]
+
+    return dataclasses.replace(
+        points,
+        xyz=points.xyz[keep],
+        rgb=pick(points.rgb),
+        normals=pick(points.normals),
+        confidence=pick(points.confidence),
+    )
+
+
+def orbit_pictures(scene: Scene, count: int = 4) -> list[Tensor]:
+    """(3, H, W) pictures of the mesh from around it, with the cameras drawn in; empty without a mesh."""
+    if scene.mesh is None or not len(scene.mesh.faces):
+        return []
+    cameras = [scene.views[i].camera for i in scene.posed]
+    middle = scene.mesh.vertices.double().mean(0)
+    start = next((c.centre - middle for c in cameras if c.centre is not None), None)
+    views = orbit_cameras(scene.mesh, count, up=up_direction(cameras), start=start)
+    extent = float((scene.mesh.vertices.amax(0) - scene.mesh.vertices.amin(0)).norm())
+    return [
+        draw_frusta(render_mesh(scene.mesh, view, "colour"), view, cameras, 0.02 * extent) for view in views
+    ]
