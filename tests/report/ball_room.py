@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from relief3d.core.contract import Camera, Depth, Mesh, PointCloud, Scene, SparsePoints, View
 from relief3d.core.seeding import torch_generator
+from relief3d.io.cameras_json import write_cameras_json
+from relief3d.io.colmap import write_colmap_model
+from relief3d.io.depth import write_depth
+from relief3d.io.images import write_image
+from relief3d.io.json_file import write_json
+from relief3d.io.ply import write_ply
+from relief3d.io.transforms_json import write_transforms_json
 from relief3d.report import ReportData, StageTiming, ViewRecord
 
 HALF = torch.tensor([3.0, 2.5, 1.4], dtype=torch.float64)  # the room is [-HALF, HALF], z is up
@@ -87,7 +95,7 @@ def room_mesh(steps: int = 40) -> Mesh:
     theta, phi = (u + 1) * math.pi, (v + 1) * math.pi / 2
     ball = torch.stack([phi.sin() * theta.cos(), phi.sin() * theta.sin(), phi.cos()], -1).double()
     vertices.append((ball * RADIUS + BALL).reshape(-1, 3))
-    faces.append(quad.flip(1) + total)
+    faces.append(quad + total)
     xyz, on_ball = torch.cat(vertices), torch.zeros(total + steps * steps, dtype=torch.bool)
     on_ball[total:] = True
     rgb = (colour_at(xyz, on_ball) * 255).to(torch.uint8)
@@ -160,3 +168,24 @@ def make_report(scene: Scene) -> ReportData:
         evaluation={"camera AUC@5": 97.31, "ATE (% of path)": 0.123, "depth": {"AbsRel": 0.0071}},
         orbit=[scene.views[0].load_image(), scene.views[1].load_image()],
     )  # fmt: skip
+
+
+def write_output(scene: Scene, folder: Path) -> Path:
+    """The files of ``relief3d reconstruct`` for a scene, pictures included."""
+    views = [v.replace(path=write_image(folder / "images" / v.name, v.load_image())) for v in scene.views]
+    posed = [v for v in views if v.camera.world_from_cam is not None]
+    scene = scene.replace(views=tuple(views))
+    write_colmap_model(scene, folder / "sparse" / "0")
+    write_transforms_json(scene, folder / "transforms.json")
+    files = {}
+    for view in posed:
+        depth = view.load_depth()
+        assert depth is not None
+        files[view.name] = (write_depth(folder / "depth" / f"{view.name}.npz", depth).name, 1.0)
+    maps = tuple(View(v.name, v.camera) for v in posed)
+    write_cameras_json(Scene(maps, metric=True), folder / "depth" / "cameras.json", depth=files)
+    assert scene.points is not None and scene.mesh is not None
+    write_ply(folder / "points.ply", scene.points)
+    write_ply(folder / "mesh.ply", scene.mesh)
+    write_json(folder / "scene.json", {"metric": True, "views": len(views)})
+    return folder

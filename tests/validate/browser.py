@@ -20,7 +20,7 @@ FLAGS = (
     "--no-first-run", "--disable-extensions", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--mute-audio", "--disable-dev-shm-usage", "--remote-debugging-port=0",
 )  # fmt: skip
-OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND"
+OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 
 
 def find_browser() -> str | None:
@@ -152,7 +152,7 @@ def browser(profile: Path, *, offline: bool = True) -> Iterator[Page]:
 
     Args:
         profile: empty folder for the browser's own files.
-        offline: switch the network off (numeric loopback addresses stay reachable).
+        offline: switch the network off (127.0.0.1 stays reachable).
     """
     from websockets.sync.client import connect
 
