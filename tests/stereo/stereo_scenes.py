@@ -39,7 +39,9 @@ class Sphere:
 def solid_texture(points: Tensor, seed: int = 0, wavelength: float = 0.12) -> Tensor:
     """Grey in [0, 1] at world points (*, 3): random waves between ``wavelength`` and five times it."""
     generator = torch.Generator().manual_seed(seed)
-    direction = torch.nn.functional.normalize(torch.randn(40, 3, generator=generator, dtype=torch.float64), dim=1)
+    direction = torch.nn.functional.normalize(
+        torch.randn(40, 3, generator=generator, dtype=torch.float64), dim=1
+    )
     length = wavelength * (1 + 4 * torch.rand(40, generator=generator, dtype=torch.float64))
     phase = 2 * math.pi * torch.rand(40, generator=generator, dtype=torch.float64)
     waves = torch.sin(points @ (direction / length[:, None]).T * (2 * math.pi) + phase)
@@ -50,13 +52,17 @@ def look_at(centre: Sequence[float], target: Sequence[float]) -> Tensor:
     """(4, 4) world_from_cam of a camera at ``centre`` looking at ``target``; world y points down."""
     c, t = torch.tensor(centre, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)
     forward = torch.nn.functional.normalize(t - c, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0.0, 1.0, 0.0]).double(), forward), dim=0)
+    right = torch.nn.functional.normalize(
+        torch.linalg.cross(torch.tensor([0.0, 1.0, 0.0]).double(), forward), dim=0
+    )
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3, 0], pose[:3, 1], pose[:3, 2], pose[:3, 3] = right, torch.linalg.cross(forward, right), forward, c
     return pose
 
 
-def render(surfaces: Sequence[Plane | Sphere], camera: Camera, seed: int = 0, wavelength: float = 0.12) -> tuple:
+def render(
+    surfaces: Sequence[Plane | Sphere], camera: Camera, seed: int = 0, wavelength: float = 0.12
+) -> tuple:
     """(picture (3, H, W), z-depth (H, W)) float32."""
     assert camera.K is not None and camera.world_from_cam is not None
     y, x = torch.meshgrid(

@@ -47,7 +47,9 @@ def test_range_from_sparse_points_is_widened() -> None:
     depths = torch.linspace(2, 4, 201, dtype=torch.float64)
     got = depth_ranges(views, _sparse(depths), StereoConfig())
     assert got[0].source == "sparse"
-    assert got[0].near == pytest.approx(2.02 * 0.75, rel=1e-6) and got[0].far == pytest.approx(3.98 * 1.4, rel=1e-6)
+    assert got[0].near == pytest.approx(2.02 * 0.75, rel=1e-6) and got[0].far == pytest.approx(
+        3.98 * 1.4, rel=1e-6
+    )
     assert got[1] == DepthRange(got[0].near, got[0].far, "scene")
 
 

@@ -11,7 +11,9 @@ from relief3d.stereo.sgm import aggregate
 DIRECTIONS = [(0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (1, -1), (-1, 1), (-1, -1)]
 
 
-def brute_force(cost: np.ndarray, grey: np.ndarray, p1: float, p2: float, scale: float, paths: int) -> np.ndarray:
+def brute_force(
+    cost: np.ndarray, grey: np.ndarray, p1: float, p2: float, scale: float, paths: int
+) -> np.ndarray:
     H, W, D = cost.shape
     total = np.zeros_like(cost)
     for dy, dx in DIRECTIONS[:paths]:

@@ -15,7 +15,9 @@ from relief3d.stereo.views import PreparedView, prepare_view
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from([1, 3, 5, 7, 9, 11]), st.integers(0, 4), st.integers(0, 4))
 def test_box_sum_equals_unfold(window: int, extra_h: int, extra_w: int) -> None:
-    values = torch.rand(2, window + extra_h, window + extra_w, generator=torch.Generator().manual_seed(window))
+    values = torch.rand(
+        2, window + extra_h, window + extra_w, generator=torch.Generator().manual_seed(window)
+    )
     want = values.unfold(1, window, 1).unfold(2, window, 1).sum((-1, -2))
     torch.testing.assert_close(box_sum(values, window), want, atol=1e-4, rtol=1e-4)
 
@@ -41,7 +43,7 @@ def test_cost_is_lowest_at_the_true_plane() -> None:
     planes = inverse_depth_planes(2.0, 6.0, 33)
     volume = cost_volume(views[2], [views[1], views[3]], planes)
     assert volume.shape == (96, 128, 33) and volume.is_contiguous()
-    assert 0 <= float(volume.min()) and float(volume.max()) <= 1
+    assert float(volume.min()) >= 0 and float(volume.max()) <= 1
     # The camera looks straight at the plane, so the true index is the same everywhere.
     truth = int((planes - 1 / float(depth.median())).abs().argmin())
     found = volume[10:-10, 10:-10].argmin(-1)

@@ -24,7 +24,7 @@ class StereoConfig:
         best: number of lowest costs averaged per plane; 0 takes ceil(n / 2) of the n neighbours.
         window: odd side of the ZNCC window in pixels.
         variance_floor: added to the window variances, so that flat windows match badly instead of at random.
-        block: planes matched at a time (bounds memory; a few fit the processor's cache).
+        block: planes matched at a time; 0 takes 2 on the CPU (fits its cache) and 16 elsewhere.
         sgm: aggregate costs along 8 directions (off only for experiments).
         p1, p2: penalties for a change of one plane, and of more, between neighbouring pixels.
         edge_scale: grey difference that halves ``p2`` (depth edges like picture edges).
@@ -53,8 +53,8 @@ class StereoConfig:
     neighbours: int = 8
     best: int = 0
     window: int = 7
-    variance_floor: float = 4.0 / 255.0**2
-    block: int = 8
+    variance_floor: float = 1.0 / 255.0**2
+    block: int = 0
     sgm: bool = True
     p1: float = 0.08
     p2: float = 0.7
@@ -90,7 +90,7 @@ class StereoConfig:
             (0 <= self.best <= self.neighbours, "best must lie between 0 and neighbours"),
             (self.window >= 3 and self.window % 2 == 1, "window must be odd and at least 3"),
             (self.variance_floor > 0, "variance_floor must be positive"),
-            (self.block >= 1, "block must be at least 1"),
+            (self.block >= 0, "block must not be negative"),
             (0 <= self.p1 <= self.p2, "p1 must lie between 0 and p2"),
             (0 <= self.range_low < self.range_high <= 1, "range percentiles must be ordered within 0..1"),
             (0 < self.widen_near <= 1 <= self.widen_far, "widen_near must be <= 1 and widen_far >= 1"),
@@ -136,6 +136,12 @@ class StereoConfig:
         """How many of ``neighbours`` costs are averaged."""
         wanted = self.best if self.best else (neighbours + 1) // 2
         return max(1, min(wanted, neighbours))
+
+    def block_size(self, device_type: str) -> int:
+        """Planes matched at a time on a kind of device."""
+        if self.block:
+            return self.block
+        return 2 if device_type == "cpu" else 16
 
     def needed_agreement(self, neighbours: int) -> int:
         """Agreeing neighbours required from a view with so many neighbours."""

@@ -61,7 +61,7 @@ def match_view(
         window=config.window,
         variance_floor=config.variance_floor,
         best=config.best_count(len(neighbours)),
-        block=config.block,
+        block=config.block_size(reference.grey.device.type),
     )
     smooth = raw
     if config.sgm:

@@ -8,7 +8,8 @@ square window of the warped picture, hence indifferent to gain and offset betwee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -70,66 +71,99 @@ class _Reference:
         self.inv_std = torch.rsqrt(variance + floor)
 
 
-def _warp_field(
-    reference: PreparedView, neighbour: PreparedView, half: int, device: torch.device
-) -> tuple[Tensor, list[float]]:
-    """Grid coordinates as a linear function of inverse depth: ``(base + rho * step)``, homogeneous.
+@dataclass(frozen=True)
+class _Field:
+    """How reference pixels move through one neighbour: grid position ``(base + rho * step)``, homogeneous.
 
-    ``base`` is (3, H + 2 half, W + 2 half); the frame around the picture repeats its border pixels, so
-    the warped picture comes out padded by replication.
+    Attributes:
+        base: (3, H + 2 half, W + 2 half) float32; the frame around the picture repeats its border pixels,
+            so the warped picture comes out padded by replication.
+        step: three numbers.
+        corners: (3, 4) float64 ``base`` at the corners of the picture, to decide on the host what can
+            happen to a whole plane.
     """
+
+    base: Tensor
+    step: tuple[float, float, float]
+    corners: Tensor
+
+    def extremes(self, rho: Tensor) -> tuple[float, float]:
+        """Least depth ratio and largest |grid coordinate| over the picture and the planes ``rho``.
+
+        Both are reached at corners: a plane maps to the neighbour by a homography, which keeps the
+        picture convex where the depth is positive.
+        """
+        moved = self.corners[:, None] + rho.double().cpu()[None, :, None] * torch.tensor(
+            self.step, dtype=torch.float64
+        ).view(3, 1, 1)
+        depth = float(moved[2].min())
+        return depth, float((moved[:2] / moved[2:]).abs().max())
+
+
+def _warp_field(reference: PreparedView, neighbour: PreparedView, half: int, device: torch.device) -> _Field:
     T = relative_pose(reference, neighbour)
     W, H = neighbour.camera.width, neighbour.camera.height
     to_grid = torch.tensor([[2.0 / W, 0, -1.0], [0, 2.0 / H, -1.0], [0, 0, 1.0]], dtype=torch.float64)
     M = to_grid @ neighbour.K @ T[:3, :3] @ torch.linalg.inv(reference.K)
-    step = to_grid @ neighbour.K @ T[:3, 3]
+    step = (to_grid @ neighbour.K @ T[:3, 3]).tolist()
     h, w = reference.grey.shape
     ys = torch.arange(-half, h + half, dtype=torch.float64).clamp(0, h - 1) + 0.5
     xs = torch.arange(-half, w + half, dtype=torch.float64).clamp(0, w - 1) + 0.5
     base = (
         M[:, 0, None, None] * xs[None, None] + M[:, 1, None, None] * ys[None, :, None] + M[:, 2, None, None]
     )
-    return base.to(device, torch.float32), [float(s) for s in step]
+    corners = base[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    return _Field(base.to(device, torch.float32), (step[0], step[1], step[2]), corners)
 
 
-def _block_cost(
-    ref: _Reference, base: Tensor, step: list[float], rho: Tensor, neighbour: PreparedView
-) -> Tensor:
-    """(B, H, W) costs in [0, 1] of the planes ``rho`` (B,) against one neighbour; 1 where it sees nothing."""
-    half = ref.window // 2
+def _block_cost(ref: _Reference, field: _Field, rho: Tensor, ends: Tensor, neighbour: PreparedView) -> Tensor:
+    """(B, H, W) costs in [0, 1] of the planes ``rho`` (B,) against one neighbour; 1 where it sees nothing.
+
+    ``ends`` holds the first and last of ``rho`` on the host, so that nothing waits for the device.
+    """
+    half, base, step = ref.window // 2, field.base, field.step
     planes = rho[:, None, None]
     depth = base[2] + planes * step[2]
+    nearest, reach = field.extremes(ends)
     inverse = depth.reciprocal()
     B, H, W = depth.shape
-    grid = torch.empty(B, H, W, 2, device=depth.device)
-    torch.mul(base[0] + planes * step[0], inverse, out=grid[..., 0])
-    torch.mul(base[1] + planes * step[1], inverse, out=grid[..., 1])
-    flat = grid.view(1, B * H, W, 2)
+    # Coordinates lie in two contiguous planes; the sampler reads them as they are, without interleaving.
+    x, y = both = torch.empty(2, B, H, W, device=depth.device)
+    torch.mul(base[0] + planes * step[0], inverse, out=x)
+    torch.mul(base[1] + planes * step[1], inverse, out=y)
+    grid = both.view(2, B * H, W).permute(1, 2, 0)[None]
     warped = F.grid_sample(
-        neighbour.grey[None, None], flat, mode="bilinear", padding_mode="border", align_corners=False
+        neighbour.grey[None, None],
+        grid,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=False,
     ).view(B, H, W)
     total = box_sum(warped, ref.window).mul_(ref.count)
     cross = box_sum(warped * ref.grey, ref.window).mul_(ref.count)
     square = box_sum(warped.square_(), ref.window).mul_(ref.count)
     cross.addcmul_(total, ref.mean, value=-1.0).mul_(ref.inv_std)
     square.addcmul_(total, total, value=-1.0).clamp_min_(0.0).add_(ref.floor).rsqrt_()
-    cost = cross.mul_(square).neg_().add_(1.0)
-    centre = grid[:, half : H - half, half : W - half]
-    outside = (centre.abs() > 1.0).any(dim=-1)
-    outside |= depth[:, half : H - half, half : W - half] <= 1e-6
+    cost = cross.mul_(square).neg_().add_(1.0).clamp_(0.0, 1.0)
+    inner = (slice(None), slice(half, H - half), slice(half, W - half))
     if neighbour.mask is not None:
         seen = F.grid_sample(
             neighbour.mask[None, None].float(),
-            centre.reshape(1, -1, centre.shape[2], 2),
+            torch.stack([x[inner], y[inner]], dim=-1).view(1, -1, W - 2 * half, 2),
             mode="nearest",
             padding_mode="zeros",
             align_corners=False,
         ).view(cost.shape)
-        outside |= seen < 0.5
-    return cost.masked_fill_(outside, 1.0).clamp_(0.0, 1.0)
+        cost.masked_fill_(seen < 0.5, 1.0)
+    if nearest <= 1e-6:
+        cost.masked_fill_(depth[inner] <= 1e-6, 1.0)
+        reach = torch.inf
+    if reach > 1.0:
+        cost.masked_fill_(torch.maximum(x[inner].abs_(), y[inner].abs_()) > 1.0, 1.0)
+    return cost
 
 
-def mean_of_lowest(costs: Sequence[Tensor], count: int) -> Tensor:
+def mean_of_lowest(costs: Iterable[Tensor], count: int) -> Tensor:
     """Mean over the ``count`` lowest of equally shaped tensors, by insertion into a running sorted list."""
     lowest: list[Tensor] = []
     for cost in costs:
@@ -150,9 +184,9 @@ def cost_volume(
     planes: Tensor,
     *,
     window: int = 7,
-    variance_floor: float = 4.0 / 255.0**2,
+    variance_floor: float = 1.0 / 255.0**2,
     best: int = 0,
-    block: int = 8,
+    block: int = 2,
 ) -> Tensor:
     """Matching costs of one reference view.
 
@@ -175,10 +209,9 @@ def cost_volume(
     fields = [_warp_field(reference, n, window // 2, device) for n in neighbours]
     H, W = reference.grey.shape
     volume = torch.empty(H, W, len(planes), device=device)
+    on_host = planes.cpu()
     for first in range(0, len(planes), block):
-        rho = planes[first : first + block]
-        costs = [
-            _block_cost(ref, base, step, rho, n) for (base, step), n in zip(fields, neighbours, strict=True)
-        ]
+        rho, ends = planes[first : first + block], on_host[first : first + block][[0, -1]]
+        costs = (_block_cost(ref, f, rho, ends, n) for f, n in zip(fields, neighbours, strict=True))
         volume[:, :, first : first + len(rho)] = mean_of_lowest(costs, keep).permute(1, 2, 0)
     return volume
