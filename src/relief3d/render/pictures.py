@@ -127,7 +127,7 @@ def _shade(mesh: Mesh, hits: Hits, camera: Camera) -> Tensor:
     normals = _camera_normals(mesh, hits, camera)
     lamp = torch.nn.functional.normalize(normals.new_tensor([-0.35, -0.5, -1.0]), dim=0)
     fill = torch.nn.functional.normalize(normals.new_tensor([0.8, 0.1, -0.6]), dim=0)
-    light = 0.18 + 0.67 * (normals @ lamp).clamp_min(0) + 0.2 * (normals @ fill).clamp_min(0)
+    light = 0.25 + 0.62 * (normals @ lamp).clamp_min(0) + 0.28 * (normals @ fill).clamp_min(0)
     return normals.new_tensor(_CLAY) * light[..., None]
 
 
@@ -197,7 +197,9 @@ def orbit_cameras(
     if vertices.shape[0] > 200_000:
         vertices = vertices[:: vertices.shape[0] // 100_000]
     low, high = (torch.quantile(vertices, q, dim=0) for q in (0.02, 0.98))
-    middle, radius = (low + high) / 2, max(0.55 * float((high - low).norm()), 1e-6)
+    middle = (low + high) / 2
+    core = vertices[((vertices >= low) & (vertices <= high)).all(-1)]
+    core = (core if core.shape[0] else vertices) - middle
     axis = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64) if up is None else up.double()
     axis = axis / axis.norm()
     first = torch.tensor([1.0, 0.3, 0.2], dtype=torch.float64) if start is None else start.double()
@@ -208,15 +210,21 @@ def orbit_cameras(
     second = torch.linalg.cross(axis, first)
     width, height = size
     K = intrinsics_from_fov(width, height, math.radians(fov))
-    half = math.atan(min(width, height) / 2 / float(K[0, 0]))
-    reach = distance * radius / math.sin(half)
     lift = math.radians(elevation)
     cameras = []
     for i in range(count):
         turn = 2 * math.pi * i / count
         flat = math.cos(turn) * first + math.sin(turn) * second
-        eye = middle + reach * (math.cos(lift) * flat + math.sin(lift) * axis)
-        cameras.append(Camera(width, height, K, look_at(eye, middle, axis)))
+        away = math.cos(lift) * flat + math.sin(lift) * axis
+        pose = look_at(middle + away, middle, axis)
+        # Each point needs |x| / (reach + z) <= half width / focal length, likewise for y.
+        local = core @ pose[:3, :3]
+        need = torch.maximum(
+            local[:, 0].abs() * K[0, 0] / (width / 2), local[:, 1].abs() * K[1, 1] / (height / 2)
+        )
+        reach = 1.08 * distance * max(float((need - local[:, 2]).max()), 1e-6)
+        pose[:3, 3] = middle + reach * away
+        cameras.append(Camera(width, height, K, pose))
     return cameras
 
 
