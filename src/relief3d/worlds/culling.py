@@ -99,5 +99,7 @@ def shadow_groups(frame: Frame, points: Vec, missed: Tensor, light: Tensor, skip
     along = torch.where(is_lamp, along.minimum(span), along)
     distance = (centre - along[:, None] * direction).norm(dim=-1)
     spread = torch.where(is_lamp, soft, soft * along / span)
-    wanted = (distance <= bound + radius + spread + 1e-3) & (frame.columns[col.ALIVE, 0] > 0.5)
+    # Towards a lamp the bundle narrows.
+    width = torch.where(is_lamp, radius * (1 - (along - bound).clamp_min(0) / span).clamp_min(0), radius)
+    wanted = (distance <= bound + width + spread + 1e-3) & (frame.columns[col.ALIVE, 0] > 0.5)
     return _groups(frame, wanted.cpu(), skip)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -141,8 +142,8 @@ def shade_rays(
         shadow = occluded(frame, blockers, start, to_light, distance)
         direct.append((to_light, strength, 1.0 - shadow.to(t.dtype)))
     lit = shade(lighting, surface, d, direct)
-    sky = sky_colour(lighting, appearance.materials.noise, d)
     missed = torch.isinf(t)
+    sky = lit if cull and not bool(missed.any()) else sky_colour(lighting, appearance.materials.noise, d)
     radiance = torch.stack([torch.where(missed, sky[c], lit[c]) for c in range(3)])
     keep = (~missed).to(t.dtype)
     return Pixels(
@@ -172,6 +173,7 @@ def render_pixels(
     *,
     jitter: Tensor | None = None,
     tile: int | None = None,
+    supersample: int = 1,
 ) -> Pixels:
     """All pixels of the images, tile by tile when ``tile`` is given.
 
@@ -184,6 +186,8 @@ def render_pixels(
         jitter: (L, 3, I, H, W) or None.
         tile: pixels per side of a tile; None renders whole images at once without culling and without any
             wait for the device.
+        supersample: samples per pixel and axis for the light; truth maps are those of the pixel centre. Tiles
+            take more than one sample only at outlines, whole images everywhere.
 
     Returns:
         Pixels with rays reshaped to (H, W).
@@ -197,36 +201,72 @@ def render_pixels(
         x, y = xs.repeat(height)[None], ys.repeat_interleave(width)[None]
         o, d, scale = camera_rays(K, world_from_cam, x, y)
         flat = None if jitter is None else jitter.flatten(-2)
-        out = shade_rays(
-            frame, appearance, o, d, cone * scale, groups=frame.all_groups(), jitter=flat, cull=False
-        )
+        groups = frame.all_groups()
+        out = shade_rays(frame, appearance, o, d, cone * scale, groups=groups, jitter=flat, cull=False)
+        if supersample > 1:
+            light = torch.zeros_like(out.radiance)
+            for dx, dy in _offsets(supersample):
+                o, d, scale = camera_rays(K, world_from_cam, x + dx, y + dy)
+                more = shade_rays(
+                    frame, appearance, o, d, cone * scale, groups=groups, jitter=flat, cull=False
+                )
+                light = light + more.radiance
+            out = replace(out, radiance=light / supersample**2)
         return Pixels(*(_unflatten(getattr(out, f.name), size) for f in fields(out)))
     images = K.shape[0]
     boxes = _tiles(height, width, tile)
     groups_of = tile_groups(frame, K, world_from_cam, boxes)
     canvas = _canvas(images, size, device, dtype)
-    for i in range(images):
+
+    def render_tile(job: tuple[int, int]) -> None:
+        i, b = job
+        y0, y1, x0, x1 = boxes[b]
         one = replace(frame, columns=frame.columns[:, i : i + 1], waves=frame.waves[:, :, i : i + 1])
+        x = xs[x0:x1].repeat(y1 - y0)[None]
+        y = ys[y0:y1].repeat_interleave(x1 - x0)[None]
+        o, d, scale = camera_rays(K[i : i + 1], world_from_cam[i : i + 1], x, y)
+        part_jitter = None if jitter is None else jitter[:, :, i : i + 1, y0:y1, x0:x1].flatten(-2)
         look = _one_image(appearance, i)
-        for b, (y0, y1, x0, x1) in enumerate(boxes):
-            x = xs[x0:x1].repeat(y1 - y0)[None]
-            y = ys[y0:y1].repeat_interleave(x1 - x0)[None]
-            o, d, scale = camera_rays(K[i : i + 1], world_from_cam[i : i + 1], x, y)
-            part_jitter = None if jitter is None else jitter[:, :, i : i + 1, y0:y1, x0:x1].flatten(-2)
-            out = shade_rays(
-                one,
-                look,
-                o,
-                d,
-                cone[i : i + 1] * scale,
-                groups=groups_of[i][b],
-                jitter=part_jitter,
-                cull=True,
-            )
-            for f in fields(out):
-                value = _unflatten(getattr(out, f.name), (y1 - y0, x1 - x0))
-                getattr(canvas, f.name)[..., i : i + 1, y0:y1, x0:x1] = value
+        width_of = cone[i : i + 1] * scale
+        out = shade_rays(one, look, o, d, width_of, groups=groups_of[i][b], jitter=part_jitter, cull=True)
+        if supersample > 1:
+            edge = torch.nonzero(_outline(out, (y1 - y0, x1 - x0)))[:, 0]
+            if edge.numel():
+                offsets = _offsets(supersample)
+                xe = torch.cat([x[:, edge] + dx for dx, _ in offsets], 1)
+                ye = torch.cat([y[:, edge] + dy for _, dy in offsets], 1)
+                o, d, scale = camera_rays(K[i : i + 1], world_from_cam[i : i + 1], xe, ye)
+                width_of = cone[i : i + 1] * scale
+                more = shade_rays(one, look, o, d, width_of, groups=groups_of[i][b], jitter=None, cull=True)
+                out.radiance[..., edge] = more.radiance.unflatten(-1, (len(offsets), -1)).mean(-2)
+        for f in fields(out):
+            value = _unflatten(getattr(out, f.name), (y1 - y0, x1 - x0))
+            getattr(canvas, f.name)[..., i : i + 1, y0:y1, x0:x1] = value
+
+    jobs = [(i, b) for i in range(images) for b in range(len(boxes))]
+    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), 16))) as pool:
+        for _ in pool.map(render_tile, jobs):
+            pass
     return canvas
+
+
+def _offsets(n: int) -> list[tuple[float, float]]:
+    return [((i + 0.5) / n - 0.5, (j + 0.5) / n - 0.5) for j in range(n) for i in range(n)]
+
+
+def _outline(pixels: Pixels, size: tuple[int, int]) -> Tensor:
+    """(R,) bool: pixels of one tile with another primitive or face beside them."""
+    slot = _unflatten(pixels.slot, size)[0] + 1000 * _unflatten(torch.isinf(pixels.t), size)[0]
+    normal = _unflatten(pixels.normal, size)[:, 0]
+    edge = torch.zeros(size, dtype=torch.bool)
+    for axis in (0, 1):
+        count = size[axis] - 1
+        a, b = slot.narrow(axis, 0, count), slot.narrow(axis, 1, count)
+        m, n = normal.narrow(axis + 1, 0, count), normal.narrow(axis + 1, 1, count)
+        change = (a != b) | ((m * n).sum(0) < 0.8)
+        edge.narrow(axis, 0, count).logical_or_(change)
+        edge.narrow(axis, 1, count).logical_or_(change)
+    return edge.reshape(-1)
 
 
 def _unflatten(value: Tensor, size: tuple[int, int]) -> Tensor:

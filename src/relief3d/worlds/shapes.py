@@ -46,22 +46,18 @@ class Shape(NamedTuple):
     waves: Tensor | None = None
 
 
-def _infinity(like: Tensor) -> Tensor:
-    return torch.full_like(like, math.inf)
-
-
 def _inverse(d: Tensor) -> Tensor:
-    tiny = torch.where(d < 0, -1e-9, 1e-9)
-    return 1.0 / torch.where(d.abs() < 1e-9, tiny, d)
+    # The offset only matters for rays exactly parallel to a face.
+    return 1.0 / (d + 1e-12)
 
 
 def _box_interval(o: Vec, d: Vec, s: Shape) -> tuple[Tensor, Tensor]:
     ix, iy, iz = _inverse(d.x), _inverse(d.y), _inverse(d.z)
     mx, my, mz = o.x * ix, o.y * iy, o.z * iz
     kx, ky, kz = s.s0 * ix.abs(), s.s1 * iy.abs(), s.s2 * iz.abs()
-    near = torch.maximum(torch.maximum(-mx - kx, -my - ky), -mz - kz)
+    near = torch.minimum(torch.minimum(mx + kx, my + ky), mz + kz)
     far = torch.minimum(torch.minimum(kx - mx, ky - my), kz - mz)
-    return near, far
+    return -near, far
 
 
 def _entry(near: Tensor, far: Tensor) -> Tensor:
@@ -216,14 +212,27 @@ def torus_value(p: Vec, s: Shape) -> tuple[Tensor, Vec]:
     return length - s.s1, Vec(radial * p.x, radial * p.y, p.z / length)
 
 
+def _lathe_angle(z: Tensor, s: Shape) -> tuple[Tensor, Tensor]:
+    v = (z * (math.pi / s.s2)).clamp(-math.pi, math.pi)
+    return torch.cos(v), torch.sin(v)
+
+
 def lathe_radius(z: Tensor, s: Shape) -> tuple[Tensor, Tensor]:
     """Radius of the lathe at height z, and its derivative."""
-    v = (z / s.s2).clamp(-1, 1) * math.pi
-    radius = s.s0 + s.e0 * torch.cos(v) + s.e1 * torch.sin(2 * v) + s.e2 * torch.cos(3 * v)
-    slope = (-s.e0 * torch.sin(v) + 2 * s.e1 * torch.cos(2 * v) - 3 * s.e2 * torch.sin(3 * v)) * (
-        math.pi / s.s2
-    )
-    return radius, slope
+    c, n = _lathe_angle(z, s)
+    cc = c * c
+    radius = s.s0 + c * (s.e0 + 2 * s.e1 * n + s.e2 * (4 * cc - 3))
+    slope = 2 * s.e1 * (2 * cc - 1) - n * (s.e0 + 3 * s.e2 * (4 * cc - 1))
+    return radius, slope * (math.pi / s.s2)
+
+
+def _lathe_gap(p: Vec, s: Shape) -> Tensor:
+    """A lower bound of the distance to the lathe, cheap."""
+    c, n = _lathe_angle(p.z, s)
+    radius = s.s0 + c * (s.e0 + 2 * s.e1 * n + s.e2 * (4 * c * c - 3))
+    side = torch.sqrt(p.x * p.x + p.y * p.y) - radius
+    steep = (math.pi / s.s2) * (s.e0.abs() + 2 * s.e1.abs() + 3 * s.e2.abs())
+    return torch.maximum(side * torch.rsqrt(1 + steep * steep), p.z.abs() - s.s2)
 
 
 def lathe_value(p: Vec, s: Shape) -> tuple[Tensor, Vec]:
@@ -273,14 +282,13 @@ def _trace(
     o: Vec,
     d: Vec,
     s: Shape,
+    gap: Callable[[Vec, Shape], Tensor],
     value: Callable[[Vec, Shape], tuple[Tensor, Vec]],
     steps: int,
-    lipschitz: Tensor | float,
 ) -> Tensor:
     t, far, disc = _sphere_interval(o, d, s.bound)
     for _ in range(steps):
-        f, _ = value(_at(o, d, t), s)
-        t = torch.minimum(t + f / lipschitz, far)
+        t = torch.minimum(t + gap(_at(o, d, t), s), far)
     for _ in range(2):
         f, g = value(_at(o, d, t), s)
         slope = g.x * d.x + g.y * d.y + g.z * d.z
@@ -290,14 +298,19 @@ def _trace(
     return torch.where(good, t, math.inf)
 
 
+def _torus_gap(p: Vec, s: Shape) -> Tensor:
+    q = torch.sqrt(p.x * p.x + p.y * p.y) - s.s0
+    return torch.sqrt(q * q + p.z * p.z) - s.s1
+
+
 def hit_torus(o: Vec, d: Vec, s: Shape) -> Tensor:
     """First hit of a torus from outside."""
-    return _trace(o, d, s, torus_value, 16, 1.0)
+    return _trace(o, d, s, _torus_gap, torus_value, 14)
 
 
 def hit_lathe(o: Vec, d: Vec, s: Shape) -> Tensor:
     """First hit of a capped lathe from outside."""
-    return _trace(o, d, s, lathe_value, 18, 1.25)
+    return _trace(o, d, s, _lathe_gap, lathe_value, 16)
 
 
 def hit_ground(o: Vec, d: Vec, s: Shape) -> Tensor:

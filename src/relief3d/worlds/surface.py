@@ -63,7 +63,7 @@ def _select(condition: Tensor, a: Vec, b: Vec) -> Vec:
     return Vec(*(torch.where(condition, x, y) for x, y in zip(a, b, strict=True)))
 
 
-def _local_normal(frame: Frame, kind_of: Tensor, local: Vec, p: Tensor) -> Vec:
+def _local_normal(frame: Frame, kind_of: Tensor, local: Vec, p: list[Tensor]) -> Vec:
     shape = shape_of(p, None)
     normal: Vec | None = None
     for kind, _, _ in frame.layout.ranges:
@@ -75,7 +75,7 @@ def _local_normal(frame: Frame, kind_of: Tensor, local: Vec, p: Tensor) -> Vec:
 
 
 def _texture_coordinates(
-    frame: Frame, kind_of: Tensor, local: Vec, n: Vec, p: Tensor
+    frame: Frame, kind_of: Tensor, local: Vec, n: Vec, p: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Face number and metric texture coordinates (metres on the surface, v downwards)."""
     ax, ay, az = n.x.abs(), n.y.abs(), n.z.abs()
@@ -129,12 +129,12 @@ def shade_inputs(
     flat = images * count + slot
     table = frame.columns.reshape(col.SLOT_COLUMNS, -1)
     p = [column[flat] for column in table[: col.BOUND]]
-    columns = _Columns(p)
+    p.append(p[-1])  # the bounding radius is never read at a hit
     point = Vec(o.x + t * d.x, o.y + t * d.y, o.z + t * d.z)
-    local = rotate_in(columns, Vec(point.x - p[col.CX], point.y - p[col.CY], point.z - p[col.CZ]))  # type: ignore[arg-type]
+    local = rotate_in(p, Vec(point.x - p[col.CX], point.y - p[col.CY], point.z - p[col.CZ]))
     kind_of = kinds[slot]
-    n = _local_normal(frame, kind_of, local, columns)  # type: ignore[arg-type]
-    face, u, v = _texture_coordinates(frame, kind_of, local, n, columns)  # type: ignore[arg-type]
+    n = _local_normal(frame, kind_of, local, p)
+    face, u, v = _texture_coordinates(frame, kind_of, local, n, p)
     r = col.R00
     normal = Vec(
         p[r] * n.x + p[r + 1] * n.y + p[r + 2] * n.z,
@@ -151,17 +151,6 @@ def shade_inputs(
     return Surface(
         point, normal, local, albedo, m[col.M_SPECULAR], m[col.M_GLOSS], m[col.M_EMISSION], instance
     )
-
-
-class _Columns:
-    """Gathered columns that index like the stacked table."""
-
-    def __init__(self, columns: list[Tensor]) -> None:
-        self.columns = columns
-
-    def __getitem__(self, index: int) -> Tensor:
-        # The bounding radius is never read at a hit.
-        return self.columns[min(index, len(self.columns) - 1)]
 
 
 def _albedo(
@@ -206,8 +195,3 @@ def _albedo(
 def pixel_cone(K: Tensor) -> Tensor:
     """Width of a pixel at unit z-depth, (..., 3, 3) -> (...)."""
     return 2.0 / (K[..., 0, 0] + K[..., 1, 1])
-
-
-def sky_direction_is_up(d: Vec) -> Tensor:
-    """Elevation of a direction in [-1, 1] as sine over a right angle."""
-    return torch.asin(d.z.clamp(-1, 1)) * (2 / math.pi)

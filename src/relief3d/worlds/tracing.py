@@ -22,8 +22,9 @@ Groups = Sequence[tuple[Kind, Tensor]]
 
 GroupHit = Callable[[Tensor, Vec, Vec, Tensor | None, Tensor], Tensor]
 
-ELEMENTS_AT_ONCE = 1 << 17
-"""Elements of one temporary in the grouped eager path; keeps the working set in the cache."""
+ELEMENTS_AT_ONCE = 32_000
+"""Elements of one temporary in the tiled CPU path. It fits the cache, and torch runs operations below 32768
+elements on one thread: tiles run side by side instead, without waiting for each other at every operation."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +77,18 @@ def to_local(p: Tensor, o: Vec, d: Vec) -> tuple[Vec, Vec]:
     return rotate_in(p, Vec(x, y, z)), rotate_in(p, d)
 
 
-def rotate_in(p: Tensor, v: Vec) -> Vec:
+def rotate_in(p: Tensor | Sequence[Tensor], v: Vec) -> Vec:
     """A world direction in slot coordinates (transpose of the slot rotation)."""
     r = col.R00
     return Vec(
-        p[r] * v.x + p[r + 3] * v.y + p[r + 6] * v.z,
-        p[r + 1] * v.x + p[r + 4] * v.y + p[r + 7] * v.z,
-        p[r + 2] * v.x + p[r + 5] * v.y + p[r + 8] * v.z,
+        *(
+            torch.addcmul(torch.addcmul(p[r + i] * v.x, p[r + 3 + i], v.y), p[r + 6 + i], v.z)
+            for i in range(3)
+        )
     )
 
 
-def shape_of(p: Tensor, waves: Tensor | None) -> Shape:
+def shape_of(p: Tensor | Sequence[Tensor], waves: Tensor | None) -> Shape:
     """The shape numbers among the slot columns."""
     return Shape(p[col.S0], p[col.S1], p[col.S2], p[col.E0], p[col.E1], p[col.E2], p[col.BOUND], waves)
 
@@ -100,7 +102,7 @@ def hit_group(kind: Kind, p: Tensor, o: Vec, d: Vec, waves: Tensor | None) -> Te
 
 def _chunks(index: Tensor, rays: int) -> Sequence[Tensor]:
     step = max(1, ELEMENTS_AT_ONCE // max(rays, 1))
-    return index.split(step)
+    return index.split(step) if rays < ELEMENTS_AT_ONCE else index.split(1)
 
 
 def _grouped(frame: Frame, groups: Groups, o: Vec, d: Vec, shape: torch.Size):  # type: ignore[no-untyped-def]
