@@ -16,7 +16,8 @@ from torch import Tensor
 from relief3d.core.contract import Distortion
 
 _MAX_RADIUS = 100.0  # tan of 89.4 degrees: a pinhole picture never needs more
-_BISECTIONS = 30
+_TABLE_SIZE = 4096
+_BISECTIONS = 10  # inside one table cell
 _NEWTON_STEPS = 12
 
 
@@ -107,8 +108,13 @@ def monotonic_limit(distortion: Distortion | None) -> float:
 
 
 def _invert_profile(radius: Tensor, distortion: Distortion, limit: float) -> Tensor:
-    """Undistorted radius or angle of distorted ``radius`` (*,), confined to [0, limit], by bisection."""
-    low, high = torch.zeros_like(radius), torch.full_like(radius, limit)
+    """Undistorted radius or angle of distorted ``radius`` (*,), confined to [0, limit], to about 22 bits.
+
+    A table of the profile gives the bracket, bisection narrows it; both are safe where Newton's method is not.
+    """
+    table = torch.linspace(0, limit, _TABLE_SIZE, dtype=radius.dtype, device=radius.device)
+    cell = torch.searchsorted(_profile(distortion, table), radius.contiguous()).clamp(1, _TABLE_SIZE - 1)
+    low, high = table[cell - 1], table[cell]
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
         below = _profile(distortion, middle) < radius
@@ -119,8 +125,8 @@ def _invert_profile(radius: Tensor, distortion: Distortion, limit: float) -> Ten
 def undistort_normalized_checked(xy: Tensor, distortion: Distortion | None) -> tuple[Tensor, Tensor]:
     """Remove a lens from normalised coordinates.
 
-    The radius is bracketed by bisection inside the monotonic range, then Newton's method solves both
-    coordinates. The gradient with respect to ``xy`` is that of the exact inverse.
+    The radius is bracketed inside the monotonic range, then Newton's method solves both coordinates.
+    The gradient with respect to ``xy`` is that of the exact inverse.
 
     Args:
         xy: (*, N, 2) distorted.
@@ -154,19 +160,21 @@ def undistort_normalized_checked(xy: Tensor, distortion: Distortion | None) -> t
     )
     point = target * ratio[..., None]
     for _ in range(_NEWTON_STEPS):
-        step = _newton_step(point, target, params)
+        step = _solve(_jacobian(point, params), distort_opencv(point, params) - target)
         # A step longer than half the radius range comes from a nearly singular Jacobian; shorten it.
         length = step.norm(dim=-1, keepdim=True)
         step = step * (0.5 * limit / length.clamp_min(0.5 * limit))
         point = point - step
         r = point.norm(dim=-1, keepdim=True)
         point = point * (limit / r.clamp_min(limit))
+        if not bool((length > 4 * torch.finfo(xy.dtype).eps * (1 + r)).any()):
+            break
     residual = (distort_opencv(point, params) - target).norm(dim=-1)
     tolerance = 1e3 * torch.finfo(xy.dtype).eps * (1 + radius)
     valid = finite & (residual <= tolerance)
     if xy.requires_grad:
         # One more step with the Jacobian held fixed carries the derivative of the exact inverse; its value is 0.
-        step = torch.linalg.solve(_jacobian(point, params), (xy - target)[..., None])[..., 0]
+        step = _solve(_jacobian(point, params), xy - target)
         point = point + torch.where(valid[..., None], step - step.detach(), torch.zeros_like(step))
     return point, valid
 
@@ -186,14 +194,14 @@ def _jacobian(xy: Tensor, params: Tensor) -> Tensor:
     return torch.stack([xx, cross, cross, yy], dim=-1).reshape(*xy.shape, 2)
 
 
-def _newton_step(point: Tensor, target: Tensor, params: Tensor) -> Tensor:
-    error = distort_opencv(point, params) - target
-    a, b, _, d = _jacobian(point, params).flatten(-2).unbind(-1)
+def _solve(jacobian: Tensor, rhs: Tensor) -> Tensor:
+    """Solve symmetric 2x2 systems; nearly singular ones give a long step instead of an error."""
+    a, b, _, d = jacobian.flatten(-2).unbind(-1)
     det = a * d - b * b
     tiny = torch.finfo(det.dtype).eps
     det = torch.where(det.abs() < tiny, torch.full_like(det, tiny), det)
-    ex, ey = error.unbind(-1)
-    return torch.stack([(d * ex - b * ey) / det, (a * ey - b * ex) / det], dim=-1)
+    x, y = rhs.unbind(-1)
+    return torch.stack([(d * x - b * y) / det, (a * y - b * x) / det], dim=-1)
 
 
 def undistort_normalized(xy: Tensor, distortion: Distortion | None) -> Tensor:
