@@ -57,7 +57,8 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES):
+        tolerated = {errno.EINVAL, errno.ENOTSUP} | ({errno.EBADF, errno.EACCES} if path.is_dir() else set())
+        if exc.errno not in tolerated:
             raise
     finally:
         os.close(handle)
@@ -72,6 +73,15 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:
         return
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as exc:
+        raise write_error(path, exc) from exc
+    except ValueError as exc:  # a NUL in the name
+        raise InputError(f"not a usable file name: {str(path)!r}") from exc
 
 
 def _make_parent(target: Path) -> None:
@@ -99,7 +109,7 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         RunError: other failures of the operating system, or nothing was written.
     """
     target = Path(target)
-    if target.is_dir():
+    if _is_folder(target):
         raise InputError("is a folder, not a file", path=target, remedy="choose another name")
     _make_parent(target)
     temporary = target.parent / f"{TEMP_PREFIX}{uuid.uuid4().hex[:12]}{target.suffix[:16]}"
@@ -221,9 +231,9 @@ def prepare_output_folder(
         InputError: the folder holds files, lies inside an input, or cannot be written; too little space.
     """
     output = Path(output)
-    check_not_inside(output, inputs)
-    if output.exists() and not output.is_dir():
+    if not _is_folder(output) and output.exists():
         raise InputError("is a file, not a folder", path=output, remedy="choose another output folder")
+    check_not_inside(output, inputs)
     try:
         output.mkdir(parents=True, exist_ok=True)
         filled = any(not p.name.startswith(TEMP_PREFIX) for p in output.iterdir())

@@ -90,7 +90,7 @@ def parse_exif(exif: Any) -> ExifInfo:
     Broken entries are treated as absent: EXIF is a hint, and a picture with damaged EXIF is still a
     picture.
     """
-    if not exif:
+    if exif is None:
         return ExifInfo()
     try:
         base = dict(exif)

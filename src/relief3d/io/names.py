@@ -24,7 +24,7 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     """
     parts = [p for p in _DIGITS.split(name) if p]
     key = [(0, int(p), p) if p.isdecimal() and len(p) < 400 else (1, 0, p.casefold()) for p in parts]
-    return (*key, (2, 0, name))
+    return (*key, (-1, 0, name))
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,27 @@ def scan_images(source: str | Path, *, recursive: bool = False) -> Listing:
     Raises:
         InputError: no such folder, or it cannot be listed.
     """
-    text = str(source)
-    if is_glob(text):
-        found = [Path(p) for p in glob.iglob(text, recursive=True)]  # noqa: PTH207 (absolute patterns too)
-        fixed = Path(*_fixed_parts(text)) if _fixed_parts(text) else Path()
-        return _sort_out(fixed, [p for p in found if not p.is_dir() or p.suffix.lower() in IMAGE_SUFFIXES])
+    if is_glob(str(source)):
+        return _sort_out(*_glob(Path(source)))
     root = Path(source)
     if not root.is_dir():
         raise InputError("no such folder", path=root, remedy="check the spelling")
     return _sort_out(root, _walk(root, recursive))
 
 
-def _fixed_parts(pattern: str) -> list[str]:
-    parts = Path(pattern).parts
-    first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    return list(parts[:first])
+def _glob(pattern: Path) -> tuple[Path, list[Path]]:
+    """(folder before the first wildcard, matches without hidden ones); linked folders are not followed by ``**``."""
+    parts = pattern.parts
+    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:first])
+    try:
+        found = list(root.glob(str(Path(*parts[first:]))))
+    except OSError as exc:
+        raise unreadable(root, exc) from exc
+    except ValueError as exc:
+        raise InputError(f"not a usable pattern ({exc})", path=pattern) from exc
+    hidden = [any(part.startswith(".") for part in p.relative_to(root).parts) for p in found]
+    return root, [p for p, skip in zip(found, hidden) if not skip]
 
 
 def _walk(root: Path, recursive: bool) -> list[Path]:
@@ -128,3 +134,22 @@ def _sort_out(root: Path, found: list[Path]) -> Listing:
         else:
             skipped.append((path, "not a picture"))
     return Listing(root, tuple(images), tuple(skipped))
+
+
+def visible_files(folder: str | Path) -> list[Path]:
+    """All regular files below ``folder`` in natural order; hidden ones and linked folders are left out.
+
+    Raises:
+        InputError: a folder cannot be listed.
+    """
+    found = [path for path in _walk(Path(folder), recursive=True) if path.is_file()]
+    return sorted(found, key=lambda path: natural_key(path.as_posix()))
+
+
+def view_name(path: Path, root: Path) -> str:
+    """Name of a picture below ``root`` with ``/`` between parts; bytes that are not UTF-8 become U+FFFD."""
+    try:
+        name = path.relative_to(root).as_posix()
+    except ValueError:
+        name = path.name
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
