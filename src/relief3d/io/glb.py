@@ -318,6 +318,8 @@ def _parts(scene: Any, triangles: Any) -> list[_Part]:
         geometry = scene.geometry[key]
         if not isinstance(geometry, triangles) or len(geometry.faces) == 0:
             continue
+        if geometry.faces.min() < 0 or geometry.faces.max() >= len(geometry.vertices):
+            raise IndexError("face names a vertex that does not exist")
         R, t = np.asarray(matrix)[:3, :3], np.asarray(matrix)[:3, 3]
         has_normals = "vertex_normals" in geometry._cache.cache
         normals = np.asarray(geometry.vertex_normals) @ np.linalg.inv(R) if has_normals else None
