@@ -53,7 +53,7 @@ class StereoConfig:
     neighbours: int = 8
     best: int = 0
     window: int = 7
-    variance_floor: float = 1.0 / 255.0**2
+    variance_floor: float = 2.0 / 255.0**2
     block: int = 0
     sgm: bool = True
     p1: float = 0.08

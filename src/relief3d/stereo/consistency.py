@@ -10,6 +10,9 @@ from torch import Tensor
 
 from relief3d.stereo.views import PreparedView, relative_pose
 
+SEE_THROUGH = 3.0
+"""A neighbour contradicts a point when it sees something this many tolerances behind it."""
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -20,12 +23,14 @@ class Agreement:
         strict: (H, W) int16 neighbours that agree within 1 px and 1 %.
         inverse_depth: (H, W) float32 mean over the view and its agreeing neighbours, 0 where unknown.
         seen: (H, W) int16 neighbours whose picture contains the point.
+        against: (H, W) int16 neighbours that look through the point: they see something well behind it.
     """
 
     count: Tensor
     strict: Tensor
     inverse_depth: Tensor
     seen: Tensor
+    against: Tensor
 
 
 def homogeneous_pixels(height: int, width: int, device: torch.device | str) -> Tensor:
@@ -71,11 +76,12 @@ def read_inverse_depth(inverse: Tensor, x: Tensor, y: Tensor, smooth: float = 0.
 
 def _loop(
     reference: PreparedView, neighbour: PreparedView, inverse_i: Tensor, inverse_j: Tensor, pixels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Carries N pixels (3, N) with depth into the neighbour and back.
 
-    Returns pixel distance (N,), relative depth difference (N,), the carried-back inverse depth (N,) and
-    whether the neighbour's picture contains the point (N,); distance is infinite where there is no depth.
+    Returns pixel distance (N,), relative depth difference (N,), the carried-back inverse depth (N,),
+    whether the neighbour's picture contains the point (N,) and the neighbour's depth relative to the
+    point's (N,), 0 where unknown; distance is infinite where there is no depth.
     """
     T = relative_pose(reference, neighbour)
     forth = neighbour.K @ T[:3, :3] @ torch.linalg.inv(reference.K)
@@ -98,7 +104,8 @@ def _loop(
     relative = (carried / inverse_i - 1.0).abs()
     far = torch.full_like(distance, torch.inf)
     good = known & (returned[2] > 0)
-    return torch.where(good, distance, far), torch.where(good, relative, far), carried, seen
+    behind = torch.where(known, depth_j / (safe / inverse_i), torch.zeros_like(depth_j))
+    return torch.where(good, distance, far), torch.where(good, relative, far), carried, seen, behind
 
 
 def check_view(
@@ -127,14 +134,15 @@ def check_view(
     rho = inverse.reshape(-1)[where]
     points = homogeneous_pixels(H, W, device).reshape(3, -1)[:, where]
     count = torch.zeros(len(where), dtype=torch.int16, device=device)
-    strict, seen_by = count.clone(), count.clone()
+    strict, seen_by, against = count.clone(), count.clone(), count.clone()
     total = rho.clone()
     for view, inverse_j in neighbours:
-        distance, difference, carried, seen = _loop(reference, view, rho, inverse_j, points)
+        distance, difference, carried, seen, behind = _loop(reference, view, rho, inverse_j, points)
         agrees = (distance < pixels) & (difference < relative)
         count += agrees
         strict += (distance < 1.0) & (difference < 0.01)
         seen_by += seen
+        against += behind > 1 + SEE_THROUGH * relative
         total += torch.where(agrees, carried, torch.zeros_like(carried))
     mean = total / (count + 1)
 
@@ -143,7 +151,7 @@ def check_view(
         out[where] = values
         return out.view(H, W)
 
-    return Agreement(spread(count), spread(strict), spread(mean), spread(seen_by))
+    return Agreement(spread(count), spread(strict), spread(mean), spread(seen_by), spread(against))
 
 
 def confidence(count: Tensor, zncc: Tensor, neighbours: int) -> Tensor:

@@ -184,7 +184,7 @@ def cost_volume(
     planes: Tensor,
     *,
     window: int = 7,
-    variance_floor: float = 1.0 / 255.0**2,
+    variance_floor: float = 2.0 / 255.0**2,
     best: int = 0,
     block: int = 2,
 ) -> Tensor:
