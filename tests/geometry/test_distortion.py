@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 from relief3d.core.contract import Camera, Distortion
 from relief3d.core.errors import InputError
 from relief3d.geometry import distortion as ds
+from relief3d.geometry import projection as pj
 from relief3d.geometry.lens_models import distort_fisheye, distort_opencv, distortion_params
 from relief3d.geometry.projection import intrinsics, normalize_pixels, pixel_grid, project
 
@@ -194,6 +195,19 @@ def test_undistorted_camera_keeps_K_and_pose_by_default() -> None:
     assert torch.equal(flat.world_from_cam, cam.world_from_cam)
     same = ds.undistorted_camera(flat, alpha=0.0)
     assert torch.equal(same.K, cam.K)
+
+
+def test_pinhole_pictures_are_returned_untouched() -> None:
+    picture = torch.rand(3, 480, 640)
+    for cam in (Camera(640, 480, K), Camera(640, 480), camera("barrel").replace(distortion=None)):
+        for resample in (ds.undistort_image, ds.distort_image):
+            same, valid = resample(picture, cam)
+            assert same is picture and bool(valid.all())
+    # Another pinhole camera is still honoured.
+    half = Camera(320, 240, pj.resize_intrinsics(K, (640, 480), (320, 240)))
+    small, valid = ds.undistort_image(picture, Camera(640, 480, K), half)
+    assert small.shape == (3, 240, 320) and bool(valid.all())
+    assert torch.allclose(small, picture.reshape(3, 240, 2, 320, 2).mean(dim=(2, 4)), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["barrel", "pincushion", "rational", "fisheye"])

@@ -54,6 +54,22 @@ def test_exponentials_agree_with_the_matrix_exponential(seed: int) -> None:
 
 @properties
 @given(seeds)
+def test_large_scales_and_several_turns(seed: int) -> None:
+    g = generator(seed)
+    xi = similarity_tangents(g)
+    xi[:, 6] = uniform(g, -20, 20, 16)
+    back = tf.sim3_log(tf.sim3_exp(xi))
+    assert bool(((back - xi).abs() <= 1e-8 * (1 + xi.abs())).all())
+    turns = torch.cat([normal(g, 16, 3), 8 * normal(g, 16, 3)], dim=-1)
+    algebra = torch.zeros(16, 4, 4, dtype=F64)
+    algebra[:, :3, :3], algebra[:, :3, 3] = skew(turns[:, 3:]), turns[:, :3]
+    assert close(tf.se3_exp(turns), torch.linalg.matrix_exp(algebra), 1e-11)
+    level = torch.cat([turns, torch.zeros(16, 1, dtype=F64)], dim=-1)
+    assert close(tf.sim3_exp(level), tf.se3_exp(turns), 1e-11)
+
+
+@properties
+@given(seeds)
 def test_one_parameter_subgroups_compose(seed: int) -> None:
     g = generator(seed)
     xi, a, b = similarity_tangents(g) * 0.5, uniform(g, -1, 1, 16, 1), uniform(g, -1, 1, 16, 1)

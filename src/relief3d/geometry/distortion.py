@@ -203,40 +203,61 @@ def _border_rectangles(camera: Camera) -> tuple[Tensor, Tensor]:
 
 
 def undistortion_map(
-    camera: Camera, new_camera: Camera | None = None, dtype: torch.dtype = torch.float32
+    camera: Camera,
+    new_camera: Camera | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Where each pixel of the pinhole picture lies in the distorted picture.
+
+    Args:
+        camera: with K and distortion.
+        new_camera: the pinhole camera, by default :func:`undistorted_camera` (same size and K).
+        dtype: type to compute in; single precision is good to about 0.001 pixel.
+        device: where to compute.
 
     Returns:
         xy (H', W', 2) source pixels and validity (H', W'): inside the source and inside the monotonic range.
     """
     new_camera = undistorted_camera(camera) if new_camera is None else new_camera
-    grid = pixel_grid(new_camera.height, new_camera.width, dtype=torch.float64).reshape(-1, 2)
+    shape = (new_camera.height, new_camera.width)
+    grid = pixel_grid(*shape, dtype=dtype, device=device).reshape(-1, 2)
     normalized = normalize_pixels(grid, _camera_K(new_camera, grid))
     source = denormalize_pixels(distort_normalized(normalized, camera.distortion), _camera_K(camera, grid))
     valid = inside_image(source, camera.width, camera.height)
-    if camera.distortion is not None and camera.distortion.model == "opencv":
-        valid &= normalized.norm(dim=-1) <= monotonic_limit(camera.distortion)
-    elif camera.distortion is not None:
-        valid &= torch.atan(normalized.norm(dim=-1)) <= monotonic_limit(camera.distortion)
-    shape = (new_camera.height, new_camera.width)
-    return source.reshape(*shape, 2).to(dtype), valid.reshape(shape)
+    if camera.distortion is not None and not camera.distortion.is_identity:
+        limit = monotonic_limit(camera.distortion)
+        radius = limit if camera.distortion.model == "opencv" else math.tan(min(limit, math.pi / 2))
+        valid &= normalized.norm(dim=-1) <= radius
+    return source.reshape(*shape, 2), valid.reshape(shape)
 
 
 def distortion_map(
-    camera: Camera, new_camera: Camera | None = None, dtype: torch.dtype = torch.float32
+    camera: Camera,
+    new_camera: Camera | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the distorted picture lies in the pinhole picture: xy (H, W, 2) and validity (H, W)."""
+    """Where each pixel of the distorted picture lies in the pinhole picture.
+
+    Args:
+        camera: with K and distortion.
+        new_camera: the pinhole camera, by default :func:`undistorted_camera` (same size and K).
+        dtype: type to compute in.
+        device: where to compute.
+
+    Returns:
+        xy (H, W, 2) pixels of the pinhole picture and validity (H, W): inside it and inside the monotonic range.
+    """
     new_camera = undistorted_camera(camera) if new_camera is None else new_camera
-    grid = pixel_grid(camera.height, camera.width, dtype=torch.float64).reshape(-1, 2)
+    shape = (camera.height, camera.width)
+    grid = pixel_grid(*shape, dtype=dtype, device=device).reshape(-1, 2)
     normalized, valid = undistort_normalized_checked(
         normalize_pixels(grid, _camera_K(camera, grid)), camera.distortion
     )
     target = denormalize_pixels(normalized, _camera_K(new_camera, grid))
     valid = valid & inside_image(target, new_camera.width, new_camera.height)
-    return target.reshape(camera.height, camera.width, 2).to(dtype), valid.reshape(
-        camera.height, camera.width
-    )
+    return target.reshape(*shape, 2), valid.reshape(shape)
 
 
 def undistort_image(
@@ -261,7 +282,11 @@ def undistort_image(
     Raises:
         InputError: when the picture does not have the camera's size or K is unknown.
     """
-    return _remap(image, camera, *undistortion_map(camera, new_camera), mode=mode, padding=padding)
+    new_camera = undistorted_camera(camera) if new_camera is None else new_camera
+    if _same_pixels(camera, new_camera):
+        return _remap(image, camera, None, None, mode=mode, padding=padding)
+    xy, valid = undistortion_map(camera, new_camera, device=image.device)
+    return _remap(image, camera, xy, valid, mode=mode, padding=padding)
 
 
 def distort_image(
@@ -273,18 +298,39 @@ def distort_image(
 ) -> tuple[Tensor, Tensor]:
     """Resample a pinhole picture (C, H', W') to the distorted ``camera``: picture (C, H, W) and validity (H, W)."""
     new_camera = undistorted_camera(camera) if new_camera is None else new_camera
-    return _remap(image, new_camera, *distortion_map(camera, new_camera), mode=mode, padding=padding)
+    if _same_pixels(camera, new_camera):
+        return _remap(image, new_camera, None, None, mode=mode, padding=padding)
+    xy, valid = distortion_map(camera, new_camera, device=image.device)
+    return _remap(image, new_camera, xy, valid, mode=mode, padding=padding)
+
+
+def _same_pixels(camera: Camera, new_camera: Camera) -> bool:
+    """True when there is no lens and both cameras have the same size and intrinsics."""
+    if camera.distortion is not None and not camera.distortion.is_identity:
+        return False
+    same_size = (camera.width, camera.height) == (new_camera.width, new_camera.height)
+    if camera.K is None or new_camera.K is None:
+        return same_size and camera.K is new_camera.K
+    return same_size and torch.equal(camera.K, new_camera.K)
 
 
 def _remap(
-    image: Tensor, source: Camera, xy: Tensor, valid: Tensor, *, mode: SampleMode, padding: Padding
+    image: Tensor,
+    source: Camera,
+    xy: Tensor | None,
+    valid: Tensor | None,
+    *,
+    mode: SampleMode,
+    padding: Padding,
 ) -> tuple[Tensor, Tensor]:
+    """Read ``image`` of camera ``source`` at ``xy``; None for both leaves the picture as it is."""
     if tuple(image.shape[-2:]) != (source.height, source.width):
         raise InputError(
             f"picture of {image.shape[-1]}x{image.shape[-2]} pixels does not fit a camera of "
             f"{source.width}x{source.height}",
             remedy="resize the camera with the picture",
         )
-    xy, valid = xy.to(image.device), valid.to(image.device)
+    if xy is None or valid is None:
+        return image, torch.ones(image.shape[-2:], dtype=torch.bool, device=image.device)
     xy = torch.where(valid[..., None], xy, torch.zeros_like(xy))
     return sample_image(image, xy, mode, padding) * valid, valid

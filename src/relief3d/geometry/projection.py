@@ -94,13 +94,13 @@ def world_rays(K: Tensor, world_from_cam: Tensor, height: int, width: int) -> tu
 
 def depth_to_points(depth: Tensor, K: Tensor) -> Tensor:
     """Points in the camera frame of a depth map; (*, H, W), (*, 3, 3) -> (*, H, W, 3). Depth 0 gives the origin."""
-    return pixel_rays(K.to(depth.dtype), depth.shape[-2], depth.shape[-1]) * depth[..., None]
+    return pixel_rays(K.to(depth.device, depth.dtype), depth.shape[-2], depth.shape[-1]) * depth[..., None]
 
 
 def depth_to_world_points(depth: Tensor, K: Tensor, world_from_cam: Tensor) -> Tensor:
     """Points in the world of a depth map; (*, H, W), (*, 3, 3), (*, 4, 4) -> (*, H, W, 3)."""
     points = depth_to_points(depth, K)
-    flat = transform_points(world_from_cam.to(depth.dtype), points.flatten(-3, -2))
+    flat = transform_points(world_from_cam.to(depth.device, depth.dtype), points.flatten(-3, -2))
     return flat.reshape(points.shape)
 
 
