@@ -3,6 +3,7 @@
 from relief3d.stereo.config import StereoConfig
 from relief3d.stereo.estimate import estimate_depths
 from relief3d.stereo.neighbours import DepthRange, Neighbour
+from relief3d.stereo.plan import StereoPlan, plan_stereo
 from relief3d.stereo.result import StereoDepth, StereoReport, StereoResult
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "Neighbour",
     "StereoConfig",
     "StereoDepth",
+    "StereoPlan",
     "StereoReport",
     "StereoResult",
     "estimate_depths",
+    "plan_stereo",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from relief3d.core.contract import Depth, Scene
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress, stage
+from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.stereo.config import StereoConfig
 from relief3d.stereo.consistency import check_view, confidence
 from relief3d.stereo.filters import normals_from_inverse_depth, on_edge, remove_speckles
@@ -22,6 +23,7 @@ from relief3d.stereo.neighbours import (
     rank_neighbours,
     sample_points,
 )
+from relief3d.stereo.refine import refine_slanted
 from relief3d.stereo.result import StereoDepth, StereoReport, StereoResult
 from relief3d.stereo.sgm import aggregate
 from relief3d.stereo.sweep import cost_volume, inverse_depth_planes
@@ -67,6 +69,19 @@ def match_view(
     if config.sgm:
         smooth = aggregate(raw, reference.grey, p1=config.p1, p2=config.p2, edge_scale=config.edge_scale)
     winner = pick_winner(smooth, raw, planes)
+    if config.refine_iterations:
+        del raw, smooth  # the volumes are not needed any more
+        few = neighbours[: config.refine_neighbours]
+        winner = refine_slanted(
+            reference,
+            few,
+            winner,
+            iterations=config.refine_iterations,
+            best=config.best_count(len(few)),
+            variance_floor=config.variance_floor,
+            limits=(float(planes[-1]), float(planes[0])),
+            generator=torch_generator(derive_seed(config.seed, "refine", reference.name)),
+        )
     if reference.mask is not None:
         winner.inverse_depth[~reference.mask] = 0.0
     return winner

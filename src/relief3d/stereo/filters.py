@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from relief3d.stereo.sweep import box_sum
-
 
 def remove_speckles(inverse: Tensor, step: float, least: int) -> Tensor:
     """Which pixels belong to a smooth region of at least ``least`` pixels.
@@ -68,60 +66,67 @@ def on_edge(inverse: Tensor, jump: float) -> Tensor:
     return out & known
 
 
-def normals_from_inverse_depth(inverse: Tensor, K: Tensor, step: float, window: int = 5) -> Tensor:
-    """Surface normals by a weighted plane fit in inverse depth.
-
-    On a plane ``n . X = d`` the inverse depth is ``n . K^-1 p / d``, linear in the pixel, so a linear fit
-    over a window gives ``n / d = K^T q`` without any approximation for planes.
+def fit_inverse_depth(inverse: Tensor, step: float, window: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Linear fit of inverse depth over a window around every pixel.
 
     Args:
         inverse: (H, W) inverse depth, 0 where unknown.
-        K: (3, 3) intrinsics.
         step: pixels whose inverse depth differs from the centre by more than ``window * step`` belong to
             another surface and are left out.
         window: odd side of the fitting window.
 
     Returns:
-        (H, W, 3) float32 unit normals in the camera frame, facing the camera; zeros where unknown.
+        Derivatives along x and along y per pixel, the fitted value at the centre, and where the fit is
+        possible (at least three pixels not in line); each (H, W), zeros (the value: the input) elsewhere.
     """
     half = window // 2
     H, W = inverse.shape
     padded = F.pad(inverse, (half,) * 4)
-    sums = inverse.new_zeros(8, H, W)  # w, wx, wy, wxx, wxy, wyy, wx*dr, wy*dr
-    residual = inverse.new_zeros(H, W)
+    sums = inverse.new_zeros(9, H, W)  # w, wx, wy, wxx, wxy, wyy, w dr, wx dr, wy dr
     for dy in range(-half, half + 1):
         for dx in range(-half, half + 1):
             other = padded[half + dy : half + dy + H, half + dx : half + dx + W]
             difference = other - inverse
             weight = ((other > 0) & (difference.abs() <= window * step)).to(inverse.dtype)
-            sums[0] += weight
-            residual += weight * difference
-            for k, factor in enumerate((dx, dy, dx * dx, dx * dy, dy * dy), start=1):
+            difference = difference * weight
+            for k, factor in enumerate((1, dx, dy, dx * dx, dx * dy, dy * dy)):
                 if factor:
-                    sums[k] += factor * weight
-            sums[6] += dx * weight * difference
-            sums[7] += dy * weight * difference
+                    sums[k].add_(weight, alpha=factor)
+            for k, factor in enumerate((1, dx, dy), start=6):
+                if factor:
+                    sums[k].add_(difference, alpha=factor)
     count = sums[0].clamp_min(1)
-    mx, my, mr = sums[1] / count, sums[2] / count, residual / count
+    mx, my, mr = sums[1] / count, sums[2] / count, sums[6] / count
     xx, xy, yy = sums[3] - count * mx * mx, sums[4] - count * mx * my, sums[5] - count * my * my
-    xr, yr = sums[6] - count * mx * mr, sums[7] - count * my * mr
+    xr, yr = sums[7] - count * mx * mr, sums[8] - count * my * mr
     det = xx * yy - xy * xy
-    solvable = (inverse > 0) & (det > 1.0)
-    inv_det = torch.where(solvable, 1.0 / det.clamp_min(1.0), torch.zeros_like(det))
-    a, b = (yy * xr - xy * yr) * inv_det, (xx * yr - xy * xr) * inv_det
-    y, x = torch.meshgrid(
-        torch.arange(H, device=inverse.device) + 0.5,
-        torch.arange(W, device=inverse.device) + 0.5,
-        indexing="ij",
-    )
-    centre = inverse + mr - a * mx - b * my
-    q = torch.stack([a, b, centre - a * x - b * y], dim=-1)
+    solvable = (inverse > 0) & (det > 0.5)
+    scale = torch.where(solvable, 1.0 / det.clamp_min(0.5), torch.zeros_like(det))
+    a, b = (yy * xr - xy * yr) * scale, (xx * yr - xy * xr) * scale
+    value = torch.where(solvable, inverse + mr - a * mx - b * my, inverse)
+    return a, b, value, solvable
+
+
+def normals_from_inverse_depth(inverse: Tensor, K: Tensor, step: float, window: int = 5) -> Tensor:
+    """Surface normals by a plane fit in inverse depth.
+
+    On a plane ``n . X = d`` the inverse depth is ``n . K^-1 p / d``, linear in the pixel ``p``, so a linear fit
+    ``q . p`` over a window gives ``n / d = K^T q`` without any approximation on planes.
+
+    Args:
+        inverse: (H, W) inverse depth, 0 where unknown.
+        K: (3, 3) intrinsics.
+        step: see :func:`fit_inverse_depth`.
+        window: odd side of the fitting window.
+
+    Returns:
+        (H, W, 3) float32 unit normals in the camera frame, facing the camera; zeros where unknown.
+    """
+    a, b, value, solvable = fit_inverse_depth(inverse, step, window)
+    H, W = inverse.shape
+    x = torch.arange(W, device=inverse.device) + 0.5
+    y = (torch.arange(H, device=inverse.device) + 0.5)[:, None]
+    q = torch.stack([a, b, value - a * x - b * y], dim=-1)
     n = -(q @ K.to(q))
     n = n / n.norm(dim=-1, keepdim=True).clamp_min(1e-20)
     return torch.where(solvable[..., None], n, torch.zeros_like(n))
-
-
-def local_support(known: Tensor, window: int) -> Tensor:
-    """(H, W) share of known pixels in the ``window`` x ``window`` square around each pixel."""
-    half = window // 2
-    return box_sum(F.pad(known.float(), (half,) * 4), window) / (window * window)
