@@ -19,13 +19,13 @@ def muted_colour(rng: np.random.Generator, low: float = 0.15, high: float = 0.8)
     value = rng.uniform(low, high)
     tint = rng.normal(0, 1, 3)
     tint -= tint.mean()
-    strength = rng.beta(1.3, 3.0) * 0.45
+    strength = rng.beta(1.3, 3.0) * 0.26
     return np.clip(value * (1 + strength * tint), 0.03, 0.92).astype(np.float32)
 
 
 def vivid_colour(rng: np.random.Generator) -> np.ndarray:
     """A colour of printed matter, (3,) float32."""
-    hue, saturation, value = rng.random(), rng.uniform(0.2, 0.85), rng.uniform(0.2, 0.9)
+    hue, saturation, value = rng.random(), rng.uniform(0.1, 0.7), rng.uniform(0.2, 0.85)
     phase = (np.array([0.0, 1 / 3, 2 / 3]) + hue) % 1
     wheel = np.clip(np.abs(phase * 6 - 3) - 1, 0, 1)
     return (value * (1 - saturation * (1 - wheel))).astype(np.float32)
