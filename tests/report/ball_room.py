@@ -166,7 +166,7 @@ def make_report(scene: Scene) -> ReportData:
                 StageTiming("report", 2.8, None, "this page")],
         warnings=["1 of the pictures has no camera"],
         evaluation={"camera AUC@5": 97.31, "ATE (% of path)": 0.123, "depth": {"AbsRel": 0.0071}},
-        orbit=[scene.views[0].load_image(), scene.views[1].load_image()],
+        orbit=[v.load_image() for v in scene.views[:2]],
     )  # fmt: skip
 
 

@@ -81,7 +81,9 @@ class Page:
             self.requests.append(params["request"]["url"][:200])
 
     def open(self, address: str, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load ``address`` in a window of the given size and colour scheme."""
+        """Load ``address`` in a window of the given size and colour scheme; what was noted before is forgotten."""
+        for notes in (self.errors, self.warnings, self.requests):
+            notes.clear()
         self.send(
             "Emulation.setDeviceMetricsOverride",
             width=width,

@@ -87,7 +87,7 @@ def render_report(data: ReportData, limits: ReportLimits) -> str:
 def _body(data: ReportData, payload: Payload, limits: ReportLimits) -> str:
     low, high = payload.header["bounds"]["low"], payload.header["bounds"]["high"]
     something = bool(payload.blocks or payload.header["cameras"])
-    extent = " × ".join(f"{b - a:.3g}" for a, b in zip(low, high)) if something else ""
+    extent = " × ".join(f"{b - a:.3g}" for a, b in zip(low, high)) if payload.blocks else ""
     viewer = _asset("viewer.html") if something else ""
     records = data.records()
     parts = [

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relief3d.core.contract import Camera, Mesh, View
+from relief3d.core.contract import Camera, View
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
 from relief3d.geometry.rotations import quat_wxyz_from_matrix
 from relief3d.pipelines.reconstruct.depth import pinhole_view
-from relief3d.report.geometry3d import camera_centres, decimate, estimate_up, scene_bounds, vertex_colours
+from relief3d.report.geometry3d import camera_centres, estimate_up, scene_bounds
 from relief3d.report.pictures import fit
 from relief3d.viewer.loading import LoadedOutput, world_points
 from relief3d.viewer.picking import pickable_points, point_on_ray
+from relief3d.viewer.surface import surface_glb
 
 _UPS = {
     "+x": (1, 0, 0), "-x": (-1, 0, 0), "+y": (0, 1, 0), "-y": (0, -1, 0), "+z": (0, 0, 1), "-z": (0, 0, -1),
@@ -29,6 +30,7 @@ _MAX_POINTS = 400_000
 _MAX_FACES = 600_000
 _PICTURE_SIDE = 320
 _NOBODY = "(none)"
+_OVERVIEW_FOV = 0.9
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,7 @@ class Stage:
         scene.set_up_direction(tuple(self.up.tolist()))
         self.mesh_node = None
         if self.scene.mesh is not None and self.scene.mesh.faces.shape[0]:
-            self.mesh_node = scene.add_mesh_trimesh(
-                "/mesh", _to_trimesh(decimate(self.scene.mesh, _MAX_FACES))
-            )
+            self.mesh_node = scene.add_glb("/mesh", surface_glb(self.scene.mesh, _MAX_FACES))
         size = 0.0016 * self.bounds.diagonal
         self.points_node = None
         if self._cloud is not None:
@@ -112,7 +112,7 @@ class Stage:
         length = 0.05 * self.bounds.diagonal
         if centres.shape[0] > 1:
             gaps = torch.cdist(centres, centres).fill_diagonal_(torch.inf).min(dim=1).values
-            length = min(length, 0.5 * float(gaps.median()))
+            length = min(length, 0.35 * float(gaps.median()))
         return max(length, 0.008 * self.bounds.diagonal)
 
     def _fused_cloud(self) -> _Cloud | None:
@@ -226,6 +226,7 @@ class Stage:
             back = helper - (helper @ self.up) * self.up
         eye = middle + 0.95 * self.bounds.diagonal * (0.85 * back / back.norm() + 0.53 * self.up)
         camera.position, camera.look_at = tuple(eye.tolist()), tuple(middle.tolist())
+        camera.fov = _OVERVIEW_FOV
 
     def jump(self, client: Any, view: View) -> None:
         """Put one visitor's eye into a camera."""
@@ -335,13 +336,3 @@ def _thumbnail(view: View) -> np.ndarray | None:
     except InputError:
         return None  # the pictures may have moved since; the cameras are still worth showing
     return (fit(image, _PICTURE_SIDE).permute(1, 2, 0).clamp(0, 1) * 255).round().to(torch.uint8).numpy()
-
-
-def _to_trimesh(mesh: Mesh) -> Any:
-    import trimesh
-
-    colours = vertex_colours(mesh)
-    return trimesh.Trimesh(
-        mesh.vertices.numpy(), mesh.faces.numpy(), process=False,
-        vertex_colors=None if colours is None else colours.numpy(),
-    )  # fmt: skip

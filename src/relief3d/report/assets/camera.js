@@ -101,7 +101,6 @@ function attachControls(canvas, navigator, on) {
     if (fingers.size === 0) moved = 0;
     fingers.set(event.pointerId, { x, y, pan: event.button !== 0 || event.shiftKey || event.ctrlKey || event.metaKey });
     canvas.setPointerCapture(event.pointerId);
-    canvas.focus({ preventScroll: true });
   });
   canvas.addEventListener("pointermove", (event) => {
     const [x, y] = place(event), finger = fingers.get(event.pointerId);

@@ -91,11 +91,17 @@ class Explorer {
 
   pixelScale() { return this.canvas.height / (2 * Math.tan(this.navigator.shown.fov / 2)); }
 
+  /** Diameter of a point relative to the scene: many points are drawn small, few large. */
+  dot(name) {
+    const cloud = this.painter.clouds[name];
+    return cloud ? clamp(2.6 / Math.sqrt(cloud.count), 0.003, 0.012) : 0;
+  }
+
   drawSurfaces(clip, eye, pick) {
     const p = this.painter, n = this.navigator, show = this.show, scalePixels = this.pixelScale() * this.radius * this.pointSize;
     if (show.mesh) p.drawMesh(clip, eye, n.up, this.shading, this.show.back, pick);
-    if (show.points) p.drawCloud("points", clip, 0.0042 * scalePixels, 1.2 * p.ratio, this.confidence, this.theme.ink, pick);
-    if (show.sparse) p.drawCloud("sparse", clip, 0.0055 * scalePixels, 1.6 * p.ratio, 0, this.theme.ink, pick);
+    if (show.points) p.drawCloud("points", clip, this.dot("points") * scalePixels, 1.2 * p.ratio, this.confidence, this.theme.ink, pick);
+    if (show.sparse) p.drawCloud("sparse", clip, 1.3 * this.dot("sparse") * scalePixels, 1.6 * p.ratio, 0, this.theme.ink, pick);
   }
 
   draw() {

@@ -9,6 +9,7 @@ class Panel {
     this.buttons();
     this.filmstrip();
     this.chosen(null);
+    if (this.explorer.canvas.clientWidth < 620) this.root.classList.add("folded");
   }
 
   part(name) { return this.root.querySelector(`[data-part="${name}"]`); }
