@@ -28,7 +28,6 @@ class SfmConfig:
             similar pictures of large unordered ones.
         overlap: in ordered sets each picture is matched with this many followers.
         refine_poses: bundle-adjust given poses instead of keeping them.
-        refine_intrinsics: refine given intrinsics as well.
         effort: ``single`` runs one attempt, ``auto`` retries while the model is weak, ``max`` runs all attempts.
         time_budget: seconds after which no further attempt starts (a running one is finished).
         min_views: fewer registered views than this are refused.
@@ -44,7 +43,6 @@ class SfmConfig:
     pairs: PairKind = "auto"
     overlap: int = 10
     refine_poses: bool = False
-    refine_intrinsics: bool = False
     effort: Effort = "auto"
     time_budget: float = 600.0
     min_views: int = 2
@@ -94,6 +92,7 @@ class MapRecipe:
     pose_max_error: float = 12.0
     filter_min_angle: float = 1.5
     filter_max_error: float = 4.0
+    angle_error: float = 2.0
     two_view_tracks: bool = False
     seed_offset: int = 0
     focal_factor: float | None = None

@@ -23,7 +23,6 @@ def scene_from_model(
     *,
     keep_frame: bool,
     keep_poses: bool,
-    refined_intrinsics: bool,
 ) -> Scene:
     """The scene with cameras and sparse points; views that were not registered lose nothing but gain no pose.
 
@@ -38,7 +37,6 @@ def scene_from_model(
         progress: one step per registered view while colours are read.
         keep_frame: the model is in the scene's own world already.
         keep_poses: leave given poses untouched to the last bit.
-        refined_intrinsics: given intrinsics were refined.
     """
     registered = set(model.reg_image_ids())
     poses = {i: _world_from_cam(model, image_id(i)) for i in range(len(scene)) if image_id(i) in registered}
@@ -60,7 +58,7 @@ def scene_from_model(
             views.append(view)
             continue
         lens = lenses[lens_of[index]]
-        if lens.fixed and not refined_intrinsics:
+        if lens.fixed:
             camera = view.camera
         else:
             camera = camera_from_colmap(model.camera(lens_of[index] + 1), "estimated")

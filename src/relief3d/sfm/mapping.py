@@ -36,6 +36,8 @@ def incremental_options(
     options.mapper.filter_min_tri_angle = recipe.filter_min_angle
     options.mapper.filter_max_reproj_error = recipe.filter_max_error
     options.triangulation.min_angle = recipe.filter_min_angle
+    options.triangulation.create_max_angle_error = recipe.angle_error
+    options.triangulation.continue_max_angle_error = recipe.angle_error
     options.triangulation.ignore_two_view_tracks = not recipe.two_view_tracks
     return options
 
@@ -162,7 +164,7 @@ def posed_model(pycolmap: ModuleType, views: Sequence[View], lenses: Sequence[Le
 def triangulate(
     pycolmap: ModuleType,
     database: Path,
-    views: Sequence[View],
+    model: Any,
     lenses: Sequence[Lens],
     recipe: MapRecipe,
     progress: Progress,
@@ -170,13 +172,12 @@ def triangulate(
     seed: int,
     threads: int = 1,
 ) -> Any:
-    """Points from known poses; cameras are not changed.
+    """Points from the poses of ``model`` (its own points are replaced); cameras are not changed.
 
     Returns:
-        The COLMAP model of the posed views.
+        The COLMAP model with points.
     """
     options = incremental_options(pycolmap, recipe, lenses, seed=seed, threads=threads)
-    model = posed_model(pycolmap, views, lenses)
 
     def work(token: Any, folder: str) -> Any:
         return pycolmap.triangulate_points(
@@ -187,28 +188,3 @@ def triangulate(
         return run_interruptible(
             pycolmap, lambda token: work(token, folder), seed=options.random_seed, what="triangulating"
         )
-
-
-def adjust(
-    pycolmap: ModuleType,
-    model: Any,
-    progress: Progress,
-    *,
-    refine_intrinsics: bool,
-    seed: int,
-    threads: int = 1,
-) -> None:
-    """Bundle adjustment of poses and points (and intrinsics) with a robust loss, in place."""
-    options = pycolmap.BundleAdjustmentOptions()
-    options.print_summary = False
-    options.refine_focal_length = refine_intrinsics
-    options.refine_extra_params = refine_intrinsics
-    options.ceres.loss_function_type = pycolmap.LossFunctionType.SOFT_L1
-    options.ceres.use_gpu = False
-    options.ceres.solver_options.num_threads = threads
-
-    def work(token: Any) -> None:
-        pycolmap.bundle_adjustment(model, options, cancellation_token=token)
-
-    with stage(progress, "bundle adjustment"), quiet(pycolmap):
-        run_interruptible(pycolmap, work, seed=seed, what="adjusting the cameras")

@@ -115,13 +115,3 @@ def median_angle_deg(model: Any, limit: int = 2000) -> float:
         rays /= np.linalg.norm(rays, axis=1, keepdims=True) + 1e-12
         angles.append(np.degrees(np.arccos(np.clip((rays @ rays.T).min(), -1.0, 1.0))))
     return float(np.median(angles))
-
-
-def score(stats: ModelStats) -> tuple[float, ...]:
-    """Order of preference of models: real lens, more views, more well-seen observations, smaller error."""
-    return (
-        0.0 if stats.bad_lens else 1.0,
-        float(stats.registered),
-        min(stats.angle_deg, WEAK_ANGLE_DEG),
-        stats.observations / max(stats.reprojection_px, 0.1) ** 0.5,
-    )
