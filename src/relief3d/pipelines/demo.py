@@ -84,7 +84,7 @@ def write_capture(out: Path, *, seed: int, views: int, width: int, progress: Pro
         capture = demo_capture(seed, views, (width, height))
     with atomic_folder(out / PHOTOS) as folder:
         for i, image in enumerate(capture.images):
-            write_image(folder / photo_name(i), image, quality=93)
+            write_image(folder / photo_name(i), image.float() / 255, quality=93)
     with atomic_folder(out / TRUTH) as folder:
         files = {}
         for i, depth in enumerate(capture.depths):

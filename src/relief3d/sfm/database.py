@@ -32,6 +32,9 @@ from relief3d.sfm.lenses import Lens
 PAIR_BLOCK = 64
 """Pairs matched between two progress reports."""
 
+SIFT_SIZE = 128
+"""Length of a SIFT descriptor; a picture without keypoints still needs it."""
+
 
 def image_id(view_index: int) -> int:
     """COLMAP's id of a view (ids start at 1)."""
@@ -80,7 +83,7 @@ def extract_sift(pycolmap: ModuleType, image: Tensor, mask: Tensor | None, recip
     factors = np.array([width / pixels.width, height / pixels.height], dtype=np.float32)
     rows[:, :2] *= factors
     rows[:, 2] *= float(factors.mean())
-    values = np.asarray(descriptors.data, dtype=np.uint8).reshape(len(rows), -1)
+    values = np.asarray(descriptors.data, dtype=np.uint8).reshape(len(rows), SIFT_SIZE)
     features = Features(
         torch.from_numpy(rows[:, :2].copy()),
         torch.from_numpy(values.copy()),
