@@ -99,8 +99,9 @@ def block_motion(before: Float, after: Float) -> Float | None:
     rest, peaks = _correlate(np.stack(first), np.stack(second))
     good = np.array(known) & (peaks > 2 * _MIN_PEAK) & (np.abs(rest).max(axis=1) < BLOCK * 0.4)
     motion = rest + np.array([gx, gy], dtype=np.float32)
-    if good.sum() < max(2, len(starts) // 10):
-        if float(peak[0]) >= _MIN_PEAK:
+    related = float(peak[0]) >= _MIN_PEAK
+    if good.sum() < max(2, len(starts) // (10 if related else 3)):
+        if related:
             fill = shift[0]
         elif float(before.var()) < _MIN_TEXTURE and float(after.var()) < _MIN_TEXTURE:
             fill = np.zeros(2, dtype=np.float32)  # nothing to see in either

@@ -21,7 +21,9 @@ MIN_MOTION = 0.01
 MAX_MOTION = 0.3
 """Above this, neighbouring frames share too little for matching to be safe."""
 
-_SEARCH = (0.7, 1.3)
+_WINDOWS = ((0.7, 1.3), (0.5, 1.7), (0.35, 2.2))
+_SHARP_ENOUGH = 0.7
+_AROUND = 15
 
 
 @dataclass(frozen=True)
@@ -129,25 +131,42 @@ def _reach(path: Float, start: int, threshold: float) -> tuple[int | None, Float
 
 
 def _greedy(sharpness: Float, path: Float, threshold: float) -> list[int]:
-    reached, _ = _reach(path, 0, threshold * (1 - _SEARCH[0]))
+    reached, _ = _reach(path, 0, threshold * (1 - _WINDOWS[0][0]))
     first = len(path) if reached is None else max(1, reached)
     kept = [int(np.argmax(sharpness[:first]))]
     while True:
         last = kept[-1]
-        reached, net = _reach(path, last, threshold)
+        reached, net = _reach(path, last, threshold * (1 - 1e-4))
         if reached is None:
             break
-        span = reached - last
-        begin = reached - span // 3
-        begin += int(np.argmax(net[begin - last - 1 : span] >= threshold * _SEARCH[0]))
-        end = min(len(path), reached + span // 2 + 1)
-        after = _net(path, last, slice(reached, end))
-        far = np.flatnonzero(after > threshold * _SEARCH[1])
-        far = far[far > 0]
-        end = reached + int(far[0]) if len(far) else end
-        kept.append(begin + int(np.argmax(sharpness[begin:end])))
+        kept.append(_best_near(sharpness, path, last, reached, threshold))
     rest = np.flatnonzero(net >= 0.5 * threshold) if len(net) else np.zeros(0, np.int64)
     if len(rest):
         tail = rest + last + 1
-        kept.append(int(tail[np.argmax(sharpness[tail])]))
+        best = int(tail[np.argmax(sharpness[tail])])
+        if sharpness[best] >= _SHARP_ENOUGH * np.median(sharpness[kept]):
+            kept.append(best)
     return kept
+
+
+def _best_near(sharpness: Float, path: Float, last: int, reached: int, threshold: float) -> int:
+    """The sharpest frame about ``threshold`` away from ``last``; looks further while all are blurred."""
+    span = reached - last
+    end = min(len(path), reached + span + 2)
+    net = _net(path, last, slice(last + 1, end))
+    sharp = sharpness[last + 1 : end]
+    typical = float(np.median(sharpness[max(0, last - _AROUND) : end + _AROUND]))
+    position = np.arange(len(net))
+    best = span - 1
+    for low, high in _WINDOWS:
+        # Without these bounds a picture that comes back to where it was would be entered from behind.
+        first_far = np.flatnonzero((net > threshold * high) & (position >= span))
+        stop = int(first_far[0]) if len(first_far) else len(net)
+        start = max(0, span - 1 - int(np.ceil(span * (1 - low))))
+        inside = position[max(start, 0) : max(stop, span)]
+        inside = inside[net[inside] >= min(threshold * low, net[span - 1])]
+        score = sharp[inside] * (1 - 0.3 * np.minimum(1.0, np.abs(net[inside] / threshold - 1)))
+        best = int(inside[np.argmax(score)])
+        if sharp[best] >= _SHARP_ENOUGH * typical:
+            break
+    return last + 1 + best

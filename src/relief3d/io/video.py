@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -70,6 +70,7 @@ class VideoFrame:
         time: seconds from the start.
         width, height: of the upright frame.
         sharpness: see :func:`relief3d.io.frame_motion.sharpness`.
+        unique: ``pts`` names the frame; otherwise the file restarts its clock and ``index`` does.
     """
 
     index: int
@@ -78,6 +79,7 @@ class VideoFrame:
     width: int
     height: int
     sharpness: float
+    unique: bool = True
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,13 @@ class VideoSample:
             View(
                 name=self.name(f),
                 camera=Camera(f.width, f.height),
-                image=partial(read_frame_at, self.info.path, f.pts, max_pixels=max_pixels),
+                image=partial(
+                    read_frame_at,
+                    self.info.path,
+                    f.pts,
+                    None if f.unique else f.index,
+                    max_pixels=max_pixels,
+                ),
                 time=f.time,
             )
             for f in self.frames
@@ -194,6 +202,8 @@ def sample_video(
         if count.frames:
             raise InputError(f"no frame lies between second {start:g} and {end}", path=path)
         raise _no_frames(path, count)
+    if not all(f.unique for f in frames):
+        frames = [replace(f, unique=False) for f in frames]
     choice = choose_frames(
         np.array([f.sharpness for f in frames], dtype=np.float32),
         track.positions(),
@@ -274,7 +284,8 @@ def _judge(
 
 def _measure(raw: RawFrame) -> tuple[VideoFrame, np.ndarray]:
     grey = raw.grey(ANALYSIS_SIDE)
-    return VideoFrame(raw.index, raw.pts, raw.time, raw.width, raw.height, sharpness(grey)), grey
+    judged = VideoFrame(raw.index, raw.pts, raw.time, raw.width, raw.height, sharpness(grey), raw.unique)
+    return judged, grey
 
 
 def _shrink(grey: np.ndarray) -> np.ndarray:
@@ -309,14 +320,16 @@ def write_video_frames(
     """
     folder = Path(folder)
     progress = SilentProgress() if progress is None else progress
-    missing = {f.pts: f for f in sample.frames if not (folder / sample.name(f)).is_file()}
+    # Key-frame decoding counts only key frames, so the time stamp is the safer name where it is unique.
+    missing = {_place(f): f for f in sample.frames if not (folder / sample.name(f)).is_file()}
     progress.start("writing video frames", len(missing))
     if missing:
         with open_video(sample.info.path, max_pixels=max_pixels) as (container, stream):
             for raw in decode_frames(
                 sample.info.path, container, stream, DecodeCount(), max_pixels=max_pixels
             ):
-                frame = missing.pop(raw.pts, None)
+                places = ((raw.pts, -1), (raw.pts, raw.index))
+                frame = next((missing.pop(p) for p in places if p in missing), None)
                 if frame is not None:
                     write_image(folder / sample.name(frame), raw.rgb())
                     progress.advance()
@@ -329,6 +342,10 @@ def write_video_frames(
         view.replace(image=partial(_read_rgb, folder / view.name, max_pixels), path=folder / view.name)
         for view in sample.views()
     )
+
+
+def _place(frame: VideoFrame) -> tuple[int, int]:
+    return frame.pts, -1 if frame.unique else frame.index
 
 
 def _read_rgb(path: Path, max_pixels: int) -> Tensor:

@@ -56,7 +56,8 @@ class RawFrame:
     Attributes:
         index: position in decoding order, from 0, damaged ones not counted.
         pts: time stamp in ticks of the stream.
-        time: seconds from the first time stamp of the stream.
+        time: seconds from the first time stamp of the stream; goes on rising where time stamps restart.
+        unique: time stamps have not restarted so far, so ``pts`` names the frame.
         orientation: EXIF-like orientation that turns the stored frame upright.
         width, height: size of the upright frame, with square pixels.
     """
@@ -67,6 +68,7 @@ class RawFrame:
     orientation: int
     width: int
     height: int
+    unique: bool
     frame: Any = field(repr=False)
 
     def rgb(self) -> Tensor:
@@ -174,7 +176,9 @@ def decode_frames(
     tick = float(stream.time_base) if stream.time_base else 0.0
     rate = float(stream.average_rate or stream.guessed_rate or 30)
     orientation = 1
-    last = None
+    last: int | None = None
+    offset, time = 0.0, 0.0
+    unique = True
     for frame in _frames(container, stream, count):
         check_pixels(frame.width, frame.height, path=path, max_pixels=max_pixels)
         pts = frame.pts
@@ -182,13 +186,16 @@ def decode_frames(
             pts = 0 if last is None else last + max(1, round(1 / (rate * tick)) if tick else 1)
         if start is None:
             start = pts
+        if last is not None and pts <= last:  # files glued together start their clock again
+            offset += time + 1 / rate - ((pts - start) * tick + offset)
+            unique = False
         last = pts
         matrix = _display_orientation(frame)
         orientation = matrix if matrix is not None else orientation
         width, height = _square_size(frame, stream)
         width, height = oriented_size(orientation, width, height)
-        time = (pts - start) * tick if tick else count.frames / rate
-        yield RawFrame(count.frames, pts, time, orientation, width, height, frame)
+        time = (pts - start) * tick + offset if tick else count.frames / rate
+        yield RawFrame(count.frames, pts, time, orientation, width, height, unique, frame)
         count.frames += 1
 
 
@@ -233,20 +240,28 @@ def _square_size(frame: Any, stream: Any) -> tuple[int, int]:
     return max(1, round(frame.width * float(ratio))), frame.height
 
 
-def read_frame_at(path: str | Path, pts: int, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
-    """Decode the one frame with time stamp ``pts``: (3, H, W) float32 RGB in [0, 1], upright.
+def read_frame_at(
+    path: str | Path, pts: int, index: int | None = None, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Tensor:
+    """Decode one frame: (3, H, W) float32 RGB in [0, 1], upright.
 
     Seeks to the key frame before it; files that cannot seek are decoded from the start.
+
+    Args:
+        path: the video file.
+        pts: time stamp of the frame.
+        index: position in decoding order, for files whose time stamps restart; decodes from the start.
+        max_pixels: larger frames are refused.
 
     Raises:
         InputError: the frame cannot be found any more.
     """
-    for seek in (True, False):
+    for seek in (True, False) if index is None else (False,):
         with open_video(path, max_pixels=max_pixels) as (container, stream):
             if seek and not _seek(container, stream, pts):
                 continue
             for raw in decode_frames(path, container, stream, DecodeCount(), max_pixels=max_pixels):
-                if raw.pts == pts:
+                if raw.pts == pts and index in (None, raw.index):
                     return raw.rgb()
                 if seek and raw.pts > pts:
                     break
