@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.corpora.known_scene import FISHEYE_LENSES, PERSPECTIVE_LENSES, RATIONAL_LENS, known_scene
 
-from corpora.known_scene import FISHEYE_LENSES, PERSPECTIVE_LENSES, RATIONAL_LENS, known_scene
 from relief3d.core.contract import Camera, Distortion, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.io.colmap import find_colmap_model, read_colmap_model, write_colmap_model
@@ -141,7 +141,7 @@ def test_model_without_points(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", list(CAMERA_MODELS))
 def test_lens_models_match_pycolmap_or_are_refused(model: str) -> None:
     pycolmap = pytest.importorskip("pycolmap", reason="pycolmap is not installed (extra sfm)")
-    from corpora.known_scene import project
+    from tests.corpora.known_scene import project
 
     count = CAMERA_MODELS[model][1]
     one_focal = (

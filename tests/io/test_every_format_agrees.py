@@ -2,7 +2,7 @@
 
 Each channel writes with our writer and reads twice: with our reader, and with a foreign program or a
 few lines here that follow the format's own documentation. The projection is the naive one of
-``corpora.known_scene``, not relief3d's.
+``tests.corpora.known_scene``, not relief3d's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from corpora.known_scene import (
+from tests.corpora.known_scene import (
     FISHEYE_LENSES,
     PERSPECTIVE_LENSES,
     RATIONAL_LENS,
@@ -26,6 +25,7 @@ from corpora.known_scene import (
     project_camera,
     rotation,
 )
+
 from relief3d.core.contract import Distortion, Mesh, PointCloud, Scene
 from relief3d.geometry.conventions import world_up_rotation
 from relief3d.io.cameras_json import read_cameras_json, write_cameras_json

@@ -10,8 +10,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.corpora.known_scene import known_scene, textured_mesh
 
-from corpora.known_scene import known_scene, textured_mesh
 from relief3d.core.contract import Mesh
 from relief3d.core.errors import InputError
 from relief3d.io.glb import read_glb, write_glb

@@ -6,8 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.corpora.known_scene import (
+    PERSPECTIVE_LENSES,
+    Array,
+    known_points,
+    known_scene,
+    project,
+    project_camera,
+)
 
-from corpora.known_scene import PERSPECTIVE_LENSES, Array, known_points, known_scene, project, project_camera
 from relief3d.core.contract import Camera, Distortion, Scene, SparsePoints
 from relief3d.core.errors import InputError
 from relief3d.io.colmap import write_colmap_model

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.corpora.known_scene import known_scene
 
-from corpora.known_scene import known_scene
 from relief3d.core.contract import Mesh, PointCloud
 from relief3d.core.errors import InputError
 from relief3d.io.ply import PlyFormat, read_ply, write_ply

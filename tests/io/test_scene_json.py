@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.corpora.known_scene import FISHEYE_LENSES, PERSPECTIVE_LENSES, known_scene
 
-from corpora.known_scene import FISHEYE_LENSES, PERSPECTIVE_LENSES, known_scene
 from relief3d.core.contract import Camera, View
 from relief3d.core.errors import InputError
 from relief3d.io.json_file import to_jsonable, write_json

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.corpora.known_scene import known_scene
 
-from corpora.known_scene import known_scene
 from relief3d.core.contract import PointCloud
 from relief3d.core.errors import InputError
 from relief3d.io.ply import read_ply_elements, write_ply

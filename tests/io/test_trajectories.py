@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.corpora.known_scene import known_scene, rotation
 
-from corpora.known_scene import known_scene, rotation
 from relief3d.core.contract import Camera, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.io.trajectories import (

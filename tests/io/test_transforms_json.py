@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.corpora.known_scene import FISHEYE_LENSES, RATIONAL_LENS, known_scene
 
-from corpora.known_scene import FISHEYE_LENSES, RATIONAL_LENS, known_scene
 from relief3d.core.contract import Camera, Depth, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.io.depth import write_depth

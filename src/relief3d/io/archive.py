@@ -89,6 +89,9 @@ def extract_archive(
                 _extract_zip(archive, keeper)
             else:
                 _extract_tar(archive, keeper)
+        except tarfile.ReadError as exc:
+            what = "damaged" if keeper.names else "not a ZIP or TAR archive, or damaged"
+            raise keeper.refuse(f"the file is {what} ({exc})") from exc
         except _DAMAGED as exc:
             raise keeper.refuse(f"the archive is damaged ({exc or type(exc).__name__})") from exc
         except (MemoryError, RecursionError) as exc:
