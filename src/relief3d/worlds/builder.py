@@ -13,6 +13,8 @@ from relief3d.worlds.layout import Kind, Layout
 from relief3d.worlds.textures import TextureBank
 from relief3d.worlds.world import World
 
+Numbers = Sequence[float] | np.ndarray
+
 Faces = int | tuple[int, int, int, int, int, int]
 
 
@@ -87,9 +89,9 @@ class WorldBuilder:
     def begin(
         self,
         name: str,
-        at: Sequence[float] = (0, 0, 0),
+        at: Numbers = (0, 0, 0),
         yaw: float = 0.0,
-        velocity: Sequence[float] = (0, 0, 0, 0),
+        velocity: Numbers = (0, 0, 0, 0),
     ) -> None:
         """Start a new object (a new instance number) with its own frame."""
         self._object += 1
@@ -101,12 +103,12 @@ class WorldBuilder:
     def add(
         self,
         kind: Kind,
-        at: Sequence[float],
-        size: Sequence[float],
+        at: Numbers,
+        size: Numbers,
         material: Faces,
         *,
         rotation: np.ndarray | None = None,
-        extra: Sequence[float] = (),
+        extra: Numbers = (),
     ) -> int | None:
         """Add a primitive to the current object.
 
@@ -157,8 +159,8 @@ class WorldBuilder:
         layer: int,
         *,
         extent: float | tuple[float, float] = 1.0,
-        tint: Sequence[float] | float = 1.0,
-        bias: Sequence[float] | float = 0.0,
+        tint: Numbers | float = 1.0,
+        bias: Numbers | float = 0.0,
         specular: float = 0.0,
         gloss: float = 20.0,
         emission: float = 0.0,
@@ -196,7 +198,7 @@ class WorldBuilder:
         return self.material_count - 1
 
     def flat(
-        self, colour: Sequence[float], *, dirt: float = 0.05, specular: float = 0.05, gloss: float = 30.0
+        self, colour: Numbers, *, dirt: float = 0.05, specular: float = 0.05, gloss: float = 30.0
     ) -> int:
         """A nearly textureless material of one colour (display values in [0, 1])."""
         layer = self.layer("paint", fresh=False)
@@ -206,13 +208,13 @@ class WorldBuilder:
             layer, extent=1.5, tint=tint, bias=bias, dirt=dirt, specular=specular, gloss=gloss
         )
 
-    def sun(self, azimuth: float, elevation: float, colour: Sequence[float], softness: float = 0.01) -> None:
+    def sun(self, azimuth: float, elevation: float, colour: Numbers, softness: float = 0.01) -> None:
         """Add the sun; angles in radians, softness the tangent of its radius."""
         c = math.cos(elevation)
         direction = [c * math.cos(azimuth), c * math.sin(azimuth), math.sin(elevation)]
         self.lights.append([0.0, *direction, *map(float, colour), softness])
 
-    def lamp(self, at: Sequence[float], colour: Sequence[float], radius: float = 0.08) -> None:
+    def lamp(self, at: Numbers, colour: Numbers, radius: float = 0.08) -> None:
         """Add a point light of some radius."""
         self.lights.append([1.0, *map(float, at), *map(float, colour), radius])
 

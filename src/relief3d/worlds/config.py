@@ -21,7 +21,7 @@ OUTDOOR_SLOTS: dict[Kind, int] = {
     Kind.GROUND: 1, Kind.BOX: 14, Kind.ELLIPSOID: 14, Kind.CYLINDER: 12, Kind.CONE: 6, Kind.SUPERQUADRIC: 4,
 }  # fmt: skip
 STREET_SLOTS: dict[Kind, int] = {
-    Kind.BOX: 34, Kind.ELLIPSOID: 6, Kind.CYLINDER: 18, Kind.CONE: 4, Kind.ROUNDED_BOX: 6,
+    Kind.BOX: 44, Kind.ELLIPSOID: 6, Kind.CYLINDER: 18, Kind.CONE: 4, Kind.ROUNDED_BOX: 6,
 }  # fmt: skip
 SLOTS: dict[str, dict[Kind, int]] = {
     "room": ROOM_SLOTS, "objects": OBJECT_SLOTS, "outdoor": OUTDOOR_SLOTS, "street": STREET_SLOTS,
@@ -60,7 +60,7 @@ class WorldConfig:
     texture_size: int = 256
     textures: dict[str, int] = field(default_factory=lambda: dict(TEXTURES))
     texture_seed: int | None = 0
-    max_materials: int = 64
+    max_materials: int = 96
     room_size: tuple[float, float, float] | None = None
     plain_walls: float = 0.5
     varied_walls: float = 0.4

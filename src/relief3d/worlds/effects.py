@@ -104,9 +104,12 @@ def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
     flat = image.flatten(0, -4)
     height, width = flat.shape[-2:]
     padded = F.pad(flat, (3, 3, 3, 3), mode="replicate")
-    rows = sum(kernel[:, k, None, None, None] * padded[..., k : k + width] for k in range(7))
-    both = sum(kernel[:, k, None, None, None] * rows[..., k : k + height, :] for k in range(7))  # type: ignore[index]
-    assert isinstance(both, Tensor)
+    rows = torch.zeros_like(padded[..., :width])
+    for k in range(7):
+        rows = rows + kernel[:, k, None, None, None] * padded[..., k : k + width]
+    both = torch.zeros_like(flat)
+    for k in range(7):
+        both = both + kernel[:, k, None, None, None] * rows[..., k : k + height, :]
     return both.reshape(image.shape)
 
 

@@ -12,12 +12,20 @@ from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
 from relief3d.worlds.builder import WorldBuilder, stack_worlds
 from relief3d.worlds.config import WorldConfig
+from relief3d.worlds.families.arrangement import build_objects
+from relief3d.worlds.families.outdoor import build_outdoor
 from relief3d.worlds.families.room import build_room
+from relief3d.worlds.families.street import build_street
 from relief3d.worlds.noise import noise_volume
 from relief3d.worlds.textures import TextureBank, make_texture_bank
 from relief3d.worlds.world import World
 
-BUILDERS: dict[str, Callable[[WorldBuilder, WorldConfig], None]] = {"room": build_room}
+BUILDERS: dict[str, Callable[[WorldBuilder, WorldConfig], None]] = {
+    "room": build_room,
+    "objects": build_objects,
+    "outdoor": build_outdoor,
+    "street": build_street,
+}
 
 
 def make_bank(config: WorldConfig, seed: int = 0, photos: Sequence[Tensor] = ()) -> TextureBank:

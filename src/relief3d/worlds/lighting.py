@@ -30,13 +30,13 @@ class Lighting:
 def light_ray(
     lighting: Lighting, index: int, point: Vec, jitter: Tensor | None
 ) -> tuple[Vec, Tensor, Tensor]:
-    """Direction to a light, distance to it, and its strength there.
+    """Direction to a point of a light, distance to it, and the light's strength.
 
     Args:
         lighting: the lights.
         index: which light.
         point: (I, R) surface points.
-        jitter: (3, I, R) offsets in the unit ball, giving soft shadows; None for hard ones.
+        jitter: (3, I, R) offsets in [-1, 1] that pick the point on the light; None for its centre.
 
     Returns:
         Unit direction (I, R) components, distance (I, R) (large for the sun), attenuation (I, R).

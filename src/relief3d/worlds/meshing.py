@@ -190,10 +190,10 @@ def _tessellate(kind: Kind, row: np.ndarray, waves: Tensor, resolution: float) -
         part = np.linspace(0, 1, rows)
         return _revolve(s[0] + (top - s[0]) * part, s[2] * (2 * part - 1), _steps(max(s[0], top)), caps=True)
     if kind == Kind.LATHE:
-        z = np.linspace(-s[2], s[2], 65)
+        heights = np.linspace(-s[2], s[2], 65)
         shape = Shape(*(torch.tensor(v, dtype=torch.float64) for v in (*s, *row[col.E0 : col.BOUND + 1])))
-        radius = lathe_radius(torch.from_numpy(z), shape)[0].numpy()
-        return _revolve(radius, z, _steps(float(radius.max())), caps=True)
+        radius = lathe_radius(torch.from_numpy(heights), shape)[0].numpy()
+        return _revolve(radius, heights, _steps(float(radius.max())), caps=True)
     if kind == Kind.TORUS:
         tube = np.linspace(0, math.tau, _steps(s[1]) + 1)
         points, faces = _revolve(

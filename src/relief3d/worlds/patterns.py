@@ -290,14 +290,14 @@ def grass(rng: np.random.Generator, size: int) -> Picture:
 
 def asphalt(rng: np.random.Generator, size: int) -> Picture:
     """Road surface: grey speckle, cracks and patches."""
-    base = np.ones((size, size, 1), np.float32) * muted_colour(rng, 0.2, 0.4)
+    base = np.ones((size, size, 1), np.float32) * np.float32(rng.uniform(0.25, 0.42))
     speckle = tileable_noise(rng, size, size // 2) - 0.5
     cracks = np.exp(-np.abs(tileable_fbm(rng, size, 4, octaves=7, gain=0.6)) * 45)
-    patches = (tileable_fbm(rng, size, 3, octaves=3) > 1.0) * -0.18
+    patches = (tileable_fbm(rng, size, 3, octaves=3) > 1.0) * -0.1
     shade = (
-        1 + 0.5 * speckle + 0.12 * tileable_fbm(rng, size, 6, octaves=7, gain=0.7) + patches - 0.45 * cracks
+        1 + 0.5 * speckle + 0.06 * tileable_fbm(rng, size, 6, octaves=7, gain=0.7) + patches - 0.45 * cracks
     )
-    return np.clip(base * shade[..., None], 0.02, 0.9).astype(np.float32)
+    return np.clip(base * shade[..., None] * np.array([1.0, 0.98, 0.95]), 0.02, 0.9).astype(np.float32)
 
 
 def facade(rng: np.random.Generator, size: int) -> Picture:

@@ -134,12 +134,15 @@ def shade_rays(
     direct = []
     everything = None if cull else frame.all_groups(skip=NO_SHADOW)
     for index in range(lighting.lights.shape[1]):
-        offset = None if jitter is None else jitter[index]
-        to_light, distance, strength = light_ray(lighting, index, start, offset)
+        to_light, distance, strength = light_ray(lighting, index, start, None)
+        target, reach = to_light, distance
+        if jitter is not None:
+            # Only the shadow is jittered: jittered shading would sparkle on walls beside a lamp.
+            target, reach, _ = light_ray(lighting, index, start, jitter[index])
         blockers = everything
         if blockers is None:
             blockers = shadow_groups(frame, start, torch.isinf(t), lighting.lights[:, index], NO_SHADOW)
-        shadow = occluded(frame, blockers, start, to_light, distance)
+        shadow = occluded(frame, blockers, start, target, reach)
         direct.append((to_light, strength, 1.0 - shadow.to(t.dtype)))
     lit = shade(lighting, surface, d, direct)
     missed = torch.isinf(t)

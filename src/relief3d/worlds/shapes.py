@@ -7,8 +7,7 @@ outside (a ray that starts inside hits nothing), except the room shell, which is
 
 Slab and quadric intersections are the textbook ones; convex implicit surfaces (rounded box, superquadric)
 use Newton's method along the ray, which from outside approaches the first root of a convex function
-monotonically; torus and lathe are sampled, bisected and polished; the height field uses sphere tracing with a
-guaranteed step, then Newton.
+monotonically; torus, lathe and height field are sampled evenly, bisected and polished.
 """
 
 from __future__ import annotations
@@ -334,28 +333,41 @@ def hit_lathe(o: Vec, d: Vec, s: Shape) -> Tensor:
 
 
 def hit_ground(o: Vec, d: Vec, s: Shape) -> Tensor:
-    """First hit of a height field from above, within the bounding radius around its centre."""
+    """First hit of a height field from above, within the bounding radius around its centre.
+
+    The ray is sampled between its crossings of the highest and the lowest possible height, where the sign must
+    change; the bracket is bisected and polished by Newton's method.
+    """
     assert s.waves is not None
     waves = s.waves
-    peak = waves[:, 3].abs().sum(0)
-    steep = (torch.sqrt(waves[:, 0] ** 2 + waves[:, 1] ** 2) * waves[:, 3].abs()).sum(0)
-    flat = torch.sqrt(d.x * d.x + d.y * d.y)
-    # Along the ray the gap closes no faster than this, so the step below never passes the surface.
-    closing = (steep * flat - d.z).clamp_min(1e-4)
-    t = torch.where(d.z < 0, (o.z - peak) / (-d.z).clamp_min(1e-6), 0.0).clamp(0, 1e4)
-    for _ in range(14):
-        height, _, _ = ground_height(o.x + t * d.x, o.y + t * d.y, waves)
-        t = t + ((o.z + t * d.z) - height) / closing
-        t = t.clamp_max(1e4)
+    peak = waves[:, 3].abs().sum(0) + 1e-3
+    down = (-d.z).clamp_min(1e-5)
+    begin = ((o.z - peak) / down).clamp_min(0)
+    # Twice the field's radius ends rays that look almost level.
+    far = torch.minimum((o.z + peak) / down, begin + 2 * s.bound)
+    step = (far - begin) / 20
+
+    def gap_at(t: Tensor) -> Tensor:
+        return o.z + t * d.z - ground_height(o.x + t * d.x, o.y + t * d.y, waves)[0]
+
+    low, found = begin, torch.zeros_like(begin, dtype=torch.bool)
+    for i in range(1, 21):
+        t = begin + i * step
+        crossing = (gap_at(t) <= 0) & ~found
+        low = torch.where(crossing, t - step, low)
+        found = found | crossing
+    half = step
+    for _ in range(6):
+        half = 0.5 * half
+        low = torch.where(gap_at(low + half) > 0, low + half, low)
+    t = low + 0.5 * half
     for _ in range(3):
         height, gx, gy = ground_height(o.x + t * d.x, o.y + t * d.y, waves)
-        slope = d.z - gx * d.x - gy * d.y
-        gap = o.z + t * d.z - height
-        t = t + (gap / (-slope).clamp_min(0.01)).clamp(-1.0, 1.0)
-    height, _, _ = ground_height(o.x + t * d.x, o.y + t * d.y, waves)
-    gap = o.z + t * d.z - height
+        slope = (gx * d.x + gy * d.y - d.z).clamp_min(1e-3)
+        move = (o.z + t * d.z - height) / slope
+        t = torch.maximum(torch.minimum(t + move, low + 1.5 * half), low - 0.5 * half)
     x, y = o.x + t * d.x, o.y + t * d.y
-    good = (t > 0) & (x * x + y * y < s.bound * s.bound) & (gap.abs() < 5e-4)
+    good = found & (t > 0) & (x * x + y * y < s.bound * s.bound) & (gap_at(t).abs() < 5e-4)
     return torch.where(good, t, math.inf)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +13,14 @@ from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import InputError
 from relief3d.worlds.layout import Layout
 from relief3d.worlds.lighting import Lighting
-from relief3d.worlds.renderer import Appearance, RenderedViews, render_pixels
+from relief3d.worlds.renderer import Appearance, Pixels, RenderedViews, render_pixels
 from relief3d.worlds.shapes import Vec
 from relief3d.worlds.surface import Materials
 from relief3d.worlds.textures import TextureBank
 from relief3d.worlds.tracing import Frame, make_frame, nearest_hit, signed_distance
+
+
+_PER_WORLD = ("slots", "motion", "waves", "face", "materials", "instance", "lights", "sky", "room", "focus")
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class World:
 
     def to(self, device: torch.device | str) -> World:
         """The same worlds on another device."""
-        moved = {
+        moved: dict[str, Any] = {
             f.name: value.to(device)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor | TextureBank)
@@ -79,12 +83,7 @@ class World:
 
     def select(self, index: int) -> World:
         """One world of the batch, as a batch of one."""
-        cut = {
-            name: getattr(self, name)[index : index + 1]
-            for name in (
-                "slots motion waves face materials instance lights sky room focus".split()  # noqa: SIM905
-            )
-        }
+        cut: dict[str, Any] = {name: getattr(self, name)[index : index + 1] for name in _PER_WORLD}
         return replace(self, **cut, names=self.names[index : index + 1])
 
     def frame(self, world_of: Tensor, times: Tensor) -> Frame:
@@ -170,9 +169,9 @@ class World:
     ) -> tuple[Tensor, Tensor, tuple[int, int]]:
         if isinstance(cameras, tuple) and isinstance(cameras[0], Tensor):
             K, pose = cameras
-            if size is None or K.shape[0] != self.count:  # type: ignore[union-attr]
+            if size is None or K.shape[0] != self.count:
                 raise InputError("rendering from camera tensors needs the picture size and one row per world")
-            return K.to(self.device, torch.float32), pose.to(self.device, torch.float32), size  # type: ignore[union-attr]
+            return K.to(self.device, torch.float32), pose.to(self.device, torch.float32), size
         listed: list[Camera] = list(cameras)  # type: ignore[arg-type]
         if self.count != 1:
             raise InputError(
@@ -238,7 +237,7 @@ class World:
         return self.frame(world_of, times.to(self.device, torch.float32))
 
 
-def assemble_views(pixels, K: Tensor, pose: Tensor, times: Tensor) -> RenderedViews:  # type: ignore[no-untyped-def]
+def assemble_views(pixels: Pixels, K: Tensor, pose: Tensor, times: Tensor) -> RenderedViews:
     """Turn per-ray results into maps: ray length to z-depth, world normals to camera normals."""
     height, width = pixels.t.shape[-2:]
     x = (torch.arange(width, device=K.device, dtype=K.dtype) + 0.5 - K[:, 0, 2, None]) / K[:, 0, 0, None]

@@ -8,7 +8,7 @@ import numpy as np
 
 from relief3d.worlds.builder import WorldBuilder, tilt_matrix
 from relief3d.worlds.config import WorldConfig
-from relief3d.worlds.families.furniture import FURNITURE, PRINTED, small_thing, timber
+from relief3d.worlds.families.furniture import FURNITURE, PRINTED, printed_box, small_thing, timber
 from relief3d.worlds.layout import Kind
 from relief3d.worlds.patterns import muted_colour
 
@@ -176,8 +176,6 @@ def _floor_things(
             continue
         b.begin("thing", (x, y, 0.012), rng.uniform(0, math.tau))
         if rng.random() < 0.35 and b.free(Kind.BOX):
-            from relief3d.worlds.families.furniture import printed_box
-
             half = (rng.uniform(0.08, 0.22), rng.uniform(0.08, 0.2), rng.uniform(0.05, 0.25))
             b.add(Kind.BOX, (0, 0, half[2]), half, printed_box(b, half))
         else:
