@@ -192,7 +192,7 @@ def test_cut_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from corpora.videos import panning_frames, write_video
 
     path = tmp_path / "clip.mp4"
-    write_video(path, panning_frames())
+    write_video(path, panning_frames(24))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 3])
     message = refused(capsys, "reconstruct", path, "-o", tmp_path / "out", "-q")

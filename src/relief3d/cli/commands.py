@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -67,9 +67,11 @@ class ViewCommand:
 
 
 @dataclass(frozen=True)
-class ReferenceCommand:
-    """Compare one result with a reference."""
+class EvalCommand:
+    """Options of ``relief3d eval``."""
 
+    protocol: tyro.conf.Positional[Literal["reference"]]
+    """reference: cameras, depth and mesh of one result against a scene that holds the truth."""
     result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
     """Folder written by ``relief3d reconstruct``, or any scene file for poses only."""
     reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE")]
@@ -82,24 +84,13 @@ class ReferenceCommand:
     def run(self) -> int:
         """Print the numbers."""
         from relief3d.eval.reference import compare, format_comparison
-        from relief3d.io.atomic import write_text
+        from relief3d.io.json_file import write_json
 
         numbers = compare(self.result, self.reference, mesh=self.mesh)
         _print(format_comparison(numbers))
         if self.json is not None:
-            write_text(self.json, json.dumps(numbers, indent=1))
+            write_json(self.json, numbers)
         return EXIT_OK
-
-
-@dataclass(frozen=True)
-class EvalCommand:
-    """Options of ``relief3d eval``; the sub-command names the protocol."""
-
-    protocol: Annotated[ReferenceCommand, tyro.conf.subcommand("reference", prefix_name=False)]
-
-    def run(self) -> int:
-        """Run the protocol."""
-        return self.protocol.run()
 
 
 @dataclass(frozen=True)

@@ -54,19 +54,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, format="%(levelname)s: %(message)s"
     )
-    command = tyro.cli(
+    raise SystemExit(_run(arguments, debug))
+
+
+def _parse(arguments: list[str]) -> Any:
+    return tyro.cli(
         _parser_type(),
         prog="relief3d",
         description="Ordinary images and video into 3D. Add --debug for tracebacks, --version for the version.",
         args=arguments or ["--help"],
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
-    raise SystemExit(_run(command, debug))
 
 
-def _run(command: Any, debug: bool) -> int:
+def _run(arguments: list[str], debug: bool) -> int:
     try:
-        return int(command.run())
+        return int(_parse(arguments).run())
     except ReliefError as exc:
         if debug:
             raise

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from relief3d.core.contract import Scene
 from relief3d.core.errors import InputError
-from relief3d.core.progress import Progress
+from relief3d.core.progress import Progress, SilentProgress, track
 from relief3d.io.duplicates import without_duplicates
 from relief3d.io.folders import detect_input, open_input
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
@@ -35,6 +35,10 @@ def read_input(source: str | Path, config: ReconstructConfig, progress: Progress
             sparse=None,
             metric=False,
         )
+    if config.depth is not None:
+        # A wrong size or unit should stop the run now, not after minutes of structure from motion.
+        for view in track(progress or SilentProgress(), "checking depth maps", scene.views):
+            view.load_depth()
     return usable_scene(scene, source)
 
 
