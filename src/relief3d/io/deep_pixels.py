@@ -6,6 +6,7 @@ goes through tifffile, which scikit-image brings along.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,9 +92,12 @@ def read_deep_tiff(path: str | Path, max_pixels: int) -> PixelData:
         array: NDArray[Any] = page.asarray()
         planar = page.planarconfig == 2
         extra = tuple(int(sample) for sample in page.extrasamples)
+        size = (int(page.imagelength), int(page.imagewidth))
     if array.ndim == 3 and planar:
         array = np.moveaxis(array, 0, -1)
     array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[:2] != size or array.dtype.kind not in "fui":
+        raise InputError(f"damaged picture (pixels of shape {array.shape})", path=path)
     values, notes = normalise_range(array)
     return _split(values, notes, premultiplied=bool(extra) and extra[0] == _TIFF_ASSOCIATED_ALPHA)
 
@@ -101,6 +105,8 @@ def read_deep_tiff(path: str | Path, max_pixels: int) -> PixelData:
 @contextmanager
 def _first_page(path: str | Path, max_pixels: int) -> Iterator[Any]:
     tifffile = require("tifffile", extra="all", purpose="reading TIFF with more than 8 bits per channel")
+    log = logging.getLogger("tifffile")
+    log.addFilter(_silent)  # one sentence is enough; the parser logs every damaged tag
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
@@ -113,6 +119,12 @@ def _first_page(path: str | Path, max_pixels: int) -> Iterator[Any]:
     except Exception as exc:  # the parser raises many types on damaged bytes
         reason = (str(exc).strip().splitlines() or [type(exc).__name__])[0][:120]
         raise InputError(f"damaged or truncated picture ({reason})", path=path) from exc
+    finally:
+        log.removeFilter(_silent)
+
+
+def _silent(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _check_strips(page: Any, path: str | Path) -> None:
