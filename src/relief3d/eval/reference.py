@@ -22,7 +22,7 @@ from relief3d.eval.metrics.cameras import evaluate_cameras
 from relief3d.eval.metrics.depth import evaluate_depth
 from relief3d.eval.metrics.mesh import cull_samples, evaluate_points, sample_surface, visible_count
 from relief3d.fusion.factory import make_fuser
-from relief3d.geometry.distortion import distort_points
+from relief3d.geometry.distortion import undistort_points
 from relief3d.geometry.projection import depth_to_world_points, pixel_grid
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.colmap import find_colmap_model, read_colmap_model
@@ -180,28 +180,23 @@ def _at_reference_pixels(map_view: View, original: View, camera: Camera) -> Tens
     """(H, W) predicted depth at the pixels of the reference camera's picture, by nearest map pixel; 0: none.
 
     Both describe one picture: a reference pixel is a share of the picture's width and height. When the result
-    removed a lens, map pixels go through it first, so that they land where they came from.
+    removed a lens, the same is done to the pixel before the map is read.
     """
     depth = map_view.load_depth()
     if depth is None:
         raise InputError(f"the depth map of '{map_view.name}' is missing")
     height, width = depth.values.shape
-    lens = original.camera.distortion
-    if lens is None or lens.is_identity or original.camera.K is None:
-        xy = pixel_grid(camera.height, camera.width)
-        x = (xy[..., 0] * width / camera.width).long().clamp(0, width - 1)
-        y = (xy[..., 1] * height / camera.height).long().clamp(0, height - 1)
-        return torch.where(depth.valid[y, x], depth.values[y, x], torch.zeros(()))
     big = original.camera
-    source = pixel_grid(height, width, dtype=torch.float64)
-    source = source * torch.tensor([big.width / width, big.height / height], dtype=torch.float64)
-    bent = distort_points(source.reshape(-1, 2), big).reshape(height, width, 2)
-    out = torch.zeros(camera.height, camera.width)
-    x = (bent[..., 0] * camera.width / big.width).floor().long()
-    y = (bent[..., 1] * camera.height / big.height).floor().long()
-    inside = depth.valid & (x >= 0) & (x < camera.width) & (y >= 0) & (y < camera.height)
-    out[y[inside], x[inside]] = depth.values[inside]
-    return out
+    xy = pixel_grid(camera.height, camera.width, dtype=torch.float64).reshape(-1, 2)
+    if big.distortion is not None and not big.distortion.is_identity and big.K is not None:
+        size = torch.tensor([big.width / camera.width, big.height / camera.height], dtype=torch.float64)
+        xy = undistort_points(xy * size, big) / size
+    x = (xy[:, 0] * width / camera.width).floor().long()
+    y = (xy[:, 1] * height / camera.height).floor().long()
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    found = torch.where(inside & depth.valid[y, x], depth.values[y, x], torch.zeros(()))
+    return found.reshape(camera.height, camera.width)
 
 
 def _covisibility(truth: Scene, depths: Mapping[int, Depth], slack: float = 0.02) -> dict[int, Tensor]:
