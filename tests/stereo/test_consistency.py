@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-from stereo_scenes import ARC, Plane, Sphere, make_scene
 
 from relief3d.stereo.consistency import check_view, confidence, read_inverse_depth
 from relief3d.stereo.views import prepare_view
+from stereo.analytic_scenes import ARC, Plane, Sphere, make_scene
 
 SURFACES = [Plane((0.0, 0.0, 1.0), 4.0), Sphere((0.0, 0.0, 3.0), 0.6)]
 

@@ -6,11 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from stereo_scenes import ARC, Plane, Sphere, make_scene
 
 from relief3d.core.contract import Camera, Distortion, Scene, SparsePoints, View
 from relief3d.core.errors import InputError
 from relief3d.stereo import StereoConfig, StereoResult, estimate_depths
+from stereo.analytic_scenes import ARC, Plane, Sphere, make_scene
 
 ROOM = [Plane((0.0, 0.0, 1.0), 4.0), Plane((0.0, 1.0, 0.15), 1.3), Sphere((0.1, 0.1, 3.0), 0.5)]
 SMALL = StereoConfig.profile("strict", planes=48)
@@ -239,3 +239,12 @@ def test_config_is_checked_and_frozen() -> None:
     assert StereoConfig().plane_count(384) == 96 and StereoConfig().plane_count(512) == 128
     assert StereoConfig().best_count(5) == 3 and StereoConfig.profile("fast").best_count(5) == 2
     assert StereoConfig().needed_agreement(3) == 1 and StereoConfig().needed_agreement(4) == 2
+
+
+def test_the_fine_profile_is_more_accurate_on_curved_and_slanted_surfaces() -> None:
+    scene = make_scene(ROOM, ARC)
+    plain, fine = (
+        _score(scene, _run(scene), 2),
+        _score(scene, _run(scene, SMALL.replace(refine_iterations=1)), 2),
+    )
+    assert fine[0] < 0.6 * plain[0] and fine[2] > plain[2]

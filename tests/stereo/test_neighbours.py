@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stereo_scenes import ARC, Plane, make_scene
 
 from relief3d.core.contract import Scene, SparsePoints
 from relief3d.core.errors import InputError
 from relief3d.stereo.config import StereoConfig
 from relief3d.stereo.neighbours import DepthRange, angle_weight, depth_ranges, rank_neighbours, sample_points
 from relief3d.stereo.views import PreparedView, prepare_view
+from stereo.analytic_scenes import ARC, Plane, make_scene
 
 WALL = [Plane((0.0, 0.0, 1.0), 3.0)]
 

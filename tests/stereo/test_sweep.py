@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stereo_scenes import ARC, Plane, make_scene
 
 from relief3d.stereo.sweep import box_sum, cost_volume, inverse_depth_planes, mean_of_lowest
 from relief3d.stereo.views import PreparedView, prepare_view
+from stereo.analytic_scenes import ARC, Plane, make_scene
 
 
 @settings(max_examples=30, deadline=None)
