@@ -17,7 +17,7 @@ from relief3d.matching.base import Matcher
 from relief3d.sfm import mapping
 from relief3d.sfm.config import Recipe, SfmConfig
 from relief3d.sfm.consistency import Agreement, agreement, drop_unsupported, read_verified
-from relief3d.sfm.database import match_database, write_features
+from relief3d.sfm.database import match_database, relens, write_features
 from relief3d.sfm.lenses import Lens, group_lenses
 from relief3d.sfm.model import ModelStats, model_stats
 from relief3d.sfm.pairs import choose_pairs
@@ -26,6 +26,9 @@ from relief3d.sfm.work_files import digest, lens_key
 
 WEAK_EXPLAINED = 0.8
 """Share of verified matches a sound model explains at least."""
+
+PATIENCE = 3
+"""Attempts in a row that place no further view before the ladder is left."""
 
 
 @dataclass
@@ -76,6 +79,11 @@ class Attempt:
             | {"explained": round(self.fit.explained, 4), "dropped": len(self.dropped)}
         )
 
+    @property
+    def placed(self) -> int:
+        """Views placed by a model with a believable lens."""
+        return 0 if self.stats is None or self.stats.bad_lens else self.stats.registered
+
     def weaknesses(self) -> list[str]:
         """What is suspicious, in words; empty for a sound model."""
         if self.stats is None or self.fit is None:
@@ -104,13 +112,15 @@ def prepare(run: Run, recipe: Recipe) -> tuple[list[Lens], Path]:
     lenses = group_lenses(
         views, per_view=recipe.mapping.camera_per_view, focal_factor=recipe.mapping.focal_factor
     )
-    key = digest(run.fingerprints, lens_key(lenses), asdict(recipe.features))
-    features = run.folder / f"features-{key}.db"
+    feature_key = digest(run.fingerprints, asdict(recipe.features))
+    key = digest(feature_key, lens_key(lenses))
+    source, features = run.folder / f"keypoints-{feature_key}.db", run.folder / f"features-{key}.db"
     since = time.monotonic()
     write_features(
-        run.pycolmap, features, views, lenses, recipe.features, run.progress,
+        run.pycolmap, source, views, lenses, recipe.features, run.progress,
         threads=config.threads, matcher=run.matcher,
     )  # fmt: skip
+    relens(run.pycolmap, source, features, views, lenses)
     run.spend("features", since)
     since = time.monotonic()
     pairs = choose_pairs(
@@ -177,13 +187,16 @@ def run_ladder(run: Run) -> list[Attempt]:
         shared_lens=any(len(lens.views) > 1 and not lens.fixed for lens in lenses),
     )
     attempts: list[Attempt] = []
+    since_gain = 0
     for recipe in steps:
         if attempts and run.out_of_time:
             run.progress.message("no further attempt: the time budget is used up")
             break
+        before = max((a.placed for a in attempts), default=0)
         attempts.append(make_attempt(run, recipe))
         weak = attempts[-1].weaknesses()
-        if not weak and run.config.effort != "max":
+        since_gain = 0 if attempts[-1].placed > before else since_gain + 1
+        if run.config.effort != "max" and (not weak or (before > 0 and since_gain >= PATIENCE)):
             break
         if recipe is not steps[-1] and weak:
             run.progress.message(f"attempt '{recipe.name}': {'; '.join(weak)}")

@@ -41,6 +41,28 @@ def image_id(view_index: int) -> int:
     return view_index + 1
 
 
+def relens(
+    pycolmap: ModuleType, source: Path, path: Path, views: Sequence[View], lenses: Sequence[Lens]
+) -> None:
+    """Copy the keypoints of ``source`` into a database at ``path`` whose images use other lenses."""
+    if path.exists():
+        return
+    part = path.with_name(path.name + ".part")
+    remove_database(part)
+    with quiet(pycolmap):
+        old, new = pycolmap.Database.open(source), pycolmap.Database.open(part)
+        try:
+            _write_cameras(pycolmap, new, views, lenses)
+            with pycolmap.DatabaseTransaction(new):
+                for index in range(len(views)):
+                    new.write_keypoints(image_id(index), old.read_keypoints(image_id(index)))
+                    new.write_descriptors(image_id(index), old.read_descriptors(image_id(index)))
+        finally:
+            old.close()
+            new.close()
+    _publish(part, path)
+
+
 def to_uint8(image: Tensor) -> np.ndarray:
     """(3, H, W) float RGB in [0, 1] to (H, W, 3) uint8."""
     values = (image.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)

@@ -14,7 +14,7 @@ from relief3d.geometry.alignment import umeyama
 from relief3d.sfm import mapping
 from relief3d.sfm.attempts import Attempt, Run, prepare
 from relief3d.sfm.config import MapRecipe, Recipe
-from relief3d.sfm.consistency import Agreement, agreement, read_verified
+from relief3d.sfm.consistency import SUPPORT_POINTS, Agreement, agreement, read_verified
 from relief3d.sfm.refine import refine_model
 
 MIN_EXPLAINED = 0.25
@@ -52,6 +52,7 @@ def known_poses(run: Run) -> Attempt:
             refine_model(run.pycolmap, model, lenses, run.progress, **lens_options)
     if config.refine_poses:
         _lay_back(run.pycolmap, model, given)
+        _restore_unseen(run.pycolmap, model, mapping.posed_model(run.pycolmap, run.scene.views, lenses))
     run.spend("mapping", began)
     return Attempt(recipe, lenses, database, time.monotonic() - began, model)
 
@@ -72,14 +73,25 @@ def _centres(model: Any) -> dict[int, np.ndarray]:
     return {i: np.array(model.image(i).projection_center()) for i in model.reg_image_ids()}
 
 
+def _restore_unseen(pycolmap: Any, model: Any, given: Any) -> None:
+    """Views that see too few points to be adjusted get their given pose back."""
+    for i in model.reg_image_ids():
+        if model.image(i).num_points3D < SUPPORT_POINTS:
+            model.frame(model.image(i).frame_id).set_cam_from_world(
+                model.image(i).camera_id, given.image(i).cam_from_world()
+            )
+
+
 def _lay_back(pycolmap: Any, model: Any, given: dict[int, np.ndarray]) -> None:
     """Move the model so that its camera centres fit the given ones best."""
     now = _centres(model)
-    ids = sorted(set(now) & set(given))
+    ids = sorted(i for i in now if i in given and model.image(i).num_points3D >= SUPPORT_POINTS)
+    if len(ids) < 3:
+        return
     source = torch.from_numpy(np.stack([now[i] for i in ids]))
     target = torch.from_numpy(np.stack([given[i] for i in ids]))
     spread = torch.linalg.svdvals(target - target.mean(0))
-    if len(ids) < 3 or spread[1] < 1e-3 * spread[0]:
+    if spread[1] < 1e-3 * spread[0]:
         return  # on one line the turn about it is free; the fixed gauge has kept it
     s, R, t = umeyama(source, target, with_scale=True)
     matrix = np.hstack([float(s) * R.numpy(), t.numpy().reshape(3, 1)])
