@@ -52,17 +52,16 @@ def touched_blocks(
         truncation: half width of the band in world units.
     """
     device = depth.device
-    rows, cols = torch.nonzero(depth > 0, as_tuple=True)
-    z = depth[rows, cols].to(torch.float64)
+    known = depth > 0
     # Thin out: neighbouring pixels a small part of a block apart touch the same blocks.
-    footprint = float(z.median()) / float(torch.minimum(K[0, 0], K[1, 1]))
-    stride = max(1, min(8, int(0.2 * block_size / max(footprint, 1e-12))))
-    keep = (rows % stride == 0) & (cols % stride == 0)
-    # A lone pixel between the kept ones must not be lost, so isolated depths are always kept.
-    if stride > 1:
-        lone = torch.nn.functional.avg_pool2d((depth > 0).float()[None, None], 3, 1, 1)[0, 0] < 0.5
-        keep |= lone[rows, cols]
-    rows, cols, z = rows[keep], cols[keep], z[keep]
+    some = depth[::4, ::4]
+    some = some[some > 0]
+    middle = float((some if some.numel() else depth[known]).median())
+    footprint = middle / float(torch.minimum(K[0, 0], K[1, 1]))
+    stride = max(1, min(8, int(0.25 * block_size / max(footprint, 1e-12))))
+    keep = known if stride == 1 else known & _sampling(depth, stride, 0.5 * block_size)
+    rows, cols = torch.nonzero(keep, as_tuple=True)
+    z = depth[rows, cols].to(torch.float64)
     pixel = torch.stack((cols + 0.5, rows + 0.5, torch.ones_like(z)), -1).to(torch.float64)
     ray = pixel @ torch.linalg.inv(K).T
     rotation, shift = cam_from_world[:3, :3], cam_from_world[:3, 3]
@@ -77,6 +76,22 @@ def touched_blocks(
         point = centre + heading * reach[:, None]
         keys.append(torch.unique(pack_blocks(torch.floor(point / block_size))))
     return torch.unique(torch.cat(keys))
+
+
+def _sampling(depth: Tensor, stride: int, step: float) -> Tensor:
+    """(H, W) bool: one pixel per cell of ``stride`` pixels, but all where depth varies by more than ``step``.
+
+    Grazing surfaces, thin objects, edges and cells with unknown pixels must not be thinned out.
+    """
+    height, width = depth.shape
+    padded = torch.nn.functional.pad(depth, (0, -width % stride, 0, -height % stride))
+    rows = padded.view(-1, stride, padded.shape[1])
+    high = rows.amax(1).view(rows.shape[0], -1, stride).amax(2)
+    low = rows.amin(1).view(rows.shape[0], -1, stride).amin(2)
+    rough = high - low > step
+    keep = rough.repeat_interleave(stride, 0).repeat_interleave(stride, 1)
+    keep[::stride, ::stride] = True
+    return keep[:height, :width]
 
 
 def voxel_offsets(resolution: int, device: torch.device, *, x_fastest: bool) -> Tensor:
