@@ -7,7 +7,6 @@ import gzip
 
 import pytest
 import torch
-from ball_room import make_scene, room_mesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from relief3d.core.contract import Camera, Mesh, PointCloud, Scene, View
 from relief3d.core.seeding import torch_generator
 from relief3d.report.geometry3d import Bounds, decimate, estimate_up, robust_bounds, scene_bounds
 from relief3d.report.payload import Payload, PayloadLimits, build_payload, decode_planes, encode_planes
+from report.ball_room import make_scene, room_mesh
 
 
 def decode(payload: Payload, name: str) -> torch.Tensor:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ball_room import make_report, make_scene
 
 from relief3d.core.contract import Camera, Depth, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.report import ReportData, StageTiming, ViewRecord, records_from_scene, write_report
 from relief3d.report import html as fragments
-from relief3d.report.pictures import PictureLimits, colour_ramp, depth_picture, fit, jpeg_address
+from relief3d.report.pictures import PictureLimits, depth_picture, depth_ramp, fit, jpeg_address
+from relief3d.report.sections import _legend
+from report.ball_room import make_report, make_scene
 
 EVIL = "<img src=x onerror=alert(1)>\"'&.jpg"
 VOID = {"meta", "img", "input", "br", "hr", "link", "rect", "stop"}
@@ -197,24 +198,18 @@ def test_records_follow_from_the_scene() -> None:
 
 
 def test_depth_colours_and_holes() -> None:
-    values = torch.tensor([[1.0, 2.0], [4.0, float("nan")]])
+    values = torch.tensor([[1.0, 1.0, 4.0], [4.0, 1.6, float("nan")]])
     picture = depth_picture(Depth.from_values(values), 64)
-    assert picture is not None and (picture.near, picture.far) == (
-        1.0,
-        2.0,
-    )  # 98th percentile of three values
-    assert picture.valid.tolist() == [[True, True], [True, False]]
-    ramp = colour_ramp()
-    assert torch.allclose(picture.rgb[:, 0, 0], ramp[-1]) and torch.allclose(picture.rgb[:, 1, 0], ramp[0])
+    assert picture is not None and (picture.near, picture.far) == pytest.approx((1.0, 4.0))
+    assert picture.valid.tolist() == [[True, True, True], [True, True, False]]
+    ramp = depth_ramp(3)
+    assert torch.allclose(picture.rgb[:, 0, 0], ramp[0]) and torch.allclose(picture.rgb[:, 1, 0], ramp[2])
+    assert torch.allclose(picture.rgb[:, 1, 1], ramp[1], atol=0.02)  # 1.6 is the harmonic mean of 1 and 4
     assert depth_picture(Depth.from_values(torch.zeros(3, 3)), 64) is None
 
 
-def test_ramp_gets_evenly_lighter() -> None:
-    ramp = colour_ramp().double()
-    linear = torch.where(ramp <= 0.04045, ramp / 12.92, ((ramp + 0.055) / 1.055) ** 2.4)
-    lightness = (linear @ torch.tensor([0.2126, 0.7152, 0.0722], dtype=torch.float64)) ** (1 / 3)
-    steps = lightness.diff()
-    assert (steps > 0).all() and float(steps.max() / steps.min()) < 3
+def test_legend_names_the_middle_of_the_scale() -> None:
+    assert "1\u202fm</span><span>1.6\u202fm</span><span>4\u202fm" in _legend(1.0, 4.0, True)
 
 
 def test_thumbnails_are_real_jpegs() -> None:

@@ -10,22 +10,22 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from relief3d.report import ReportData, write_report
+from report.ball_room import make_report, make_scene
+from validate import browser as chromium
 
-sys_browser = pytest.importorskip("browser", reason="tests/validate/browser.py is not importable")
 pytest.importorskip("websockets", reason="driving the browser needs the package 'websockets'")
 
 pytestmark = [
     pytest.mark.validate,
     pytest.mark.timeout(300),
     pytest.mark.skipif(
-        sys_browser.find_browser() is None,
+        chromium.find_browser() is None,
         reason="no Chromium on this machine: apt-get install -y --no-install-recommends chromium",
     ),
 ]
@@ -46,14 +46,14 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """One browser without network for all tests of this file."""
-    with sys_browser.browser(tmp_path_factory.mktemp("browser") / "profile") as page:
+    with chromium.browser(tmp_path_factory.mktemp("browser") / "profile") as page:
         yield page
 
 
 @pytest.fixture(scope="module")
-def report(room: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of the synthetic room, with a hostile file name in it."""
-    data = room.make_report(room.make_scene(views=8, width=320, height=240, lost=1, steps=60))
+    data = make_report(make_scene(views=8, width=320, height=240, lost=1, steps=60))
     evil = "<img src=x onerror=\"console.error('injected')\">.jpg"
     views = [dataclasses.replace(data.views[0], name=evil, neighbours=[evil]), *data.views[1:]]
     scene = data.scene.replace(views=(data.scene.views[0].replace(name=evil), *data.scene.views[1:]))
@@ -122,7 +122,7 @@ def test_report_draws_and_reacts(page: object, report: Path, shots: Path) -> Non
     check_clean(page, ("file:",))
 
 
-def test_report_looks_through_a_camera(page: object, report: Path, shots: Path, room: ModuleType) -> None:
+def test_report_looks_through_a_camera(page: object, report: Path, shots: Path) -> None:
     page.open(report.as_uri())
     page.wait(READY)
     page.run("document.querySelectorAll('.jump')[2].click()")
@@ -181,7 +181,6 @@ def test_report_fits_the_window(
 ) -> None:
     page.open(report.as_uri(), dark=dark, width=width, height=height)
     page.wait(READY)
-    page.run("document.querySelectorAll('.card').forEach(c => {c.style.contentVisibility = 'visible'})")
     page.listen(1.5)
     name = f"report_{'dark' if dark else 'light'}_{width}.png"
     image = pixels(page.picture(shots / name, whole=True))
@@ -191,8 +190,8 @@ def test_report_fits_the_window(
     check_clean(page, ("file:",))
 
 
-def test_report_without_geometry(page: object, room: ModuleType, tmp_path: Path, shots: Path) -> None:
-    scene = room.make_scene(views=3, lost=0, steps=4).replace(mesh=None, points=None, sparse=None)
+def test_report_without_geometry(page: object, tmp_path: Path, shots: Path) -> None:
+    scene = make_scene(views=3, lost=0, steps=4).replace(mesh=None, points=None, sparse=None)
     scene = scene.replace(views=tuple(v.replace(depth=None) for v in scene.views))
     page.open(write_report(ReportData(scene), tmp_path / "bare.html").as_uri())
     page.wait(READY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ import torch
 from relief3d.core.errors import InputError
 from relief3d.viewer.loading import load_output, world_points
 from relief3d.viewer.picking import pickable_points, point_on_ray
+from report.ball_room import BALL, HALF, RADIUS, room_mesh
 
 
 @pytest.fixture
@@ -30,13 +30,13 @@ def test_complete_folder(output: Path) -> None:
     assert loaded.scene.views[0].load_image().shape == (3, 72, 96)
 
 
-def test_depth_becomes_points_on_the_surface(output: Path, room: ModuleType) -> None:
+def test_depth_becomes_points_on_the_surface(output: Path) -> None:
     loaded = load_output(output)
     found = loaded.depths["photo_002.jpg"]
     xyz, index = world_points(found.load(), found.camera)
     assert xyz.shape == (int(found.load().valid.sum()), 3) and index.shape[0] == xyz.shape[0]
-    to_wall = (room.HALF - xyz.abs()).abs().min(dim=1).values
-    to_ball = ((xyz - room.BALL).norm(dim=1) - room.RADIUS).abs()
+    to_wall = (HALF - xyz.abs()).abs().min(dim=1).values
+    to_ball = ((xyz - BALL).norm(dim=1) - RADIUS).abs()
     assert float(torch.minimum(to_wall, to_ball).max()) < 1e-3
 
 
@@ -82,16 +82,14 @@ def test_damaged_mesh_is_an_input_error(copy: Path) -> None:
         load_output(copy)
 
 
-def test_ray_hits_the_nearest_surface(room: ModuleType, output: Path) -> None:
+def test_ray_hits_the_nearest_surface(output: Path) -> None:
     xyz = pickable_points(load_output(output).scene)
     # From +x towards the ball's centre: the ball hides the wall behind it.
-    origin = room.BALL + torch.tensor([2.0, 0, 0], dtype=torch.float64)
-    hit = point_on_ray(room_points(room), origin, torch.tensor([-3.0, 0, 0], dtype=torch.float64))
-    assert hit is not None and float((hit - room.BALL).norm()) == pytest.approx(room.RADIUS, abs=0.02)
-    assert float(hit[0]) > float(room.BALL[0]) + 0.9 * room.RADIUS
+    origin = BALL + torch.tensor([2.0, 0, 0], dtype=torch.float64)
+    hit = point_on_ray(
+        room_mesh(80).vertices.double(), origin, torch.tensor([-3.0, 0, 0], dtype=torch.float64)
+    )
+    assert hit is not None and float((hit - BALL).norm()) == pytest.approx(RADIUS, abs=0.02)
+    assert float(hit[0]) > float(BALL[0]) + 0.9 * RADIUS
     assert point_on_ray(xyz, torch.tensor([0.0, 0, 50]).double(), torch.tensor([0.0, 0, 1]).double()) is None
     assert point_on_ray(torch.zeros(0, 3).double(), origin, origin) is None
-
-
-def room_points(room: ModuleType) -> torch.Tensor:
-    return room.room_mesh(80).vertices.double()

@@ -9,7 +9,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from relief3d.viewer.app import RunningViewer, start_viewer
 from relief3d.viewer.gate import TokenGate
 from relief3d.viewer.listening import choose_port, is_loopback
 from relief3d.viewer.surface import surface_glb
+from report.ball_room import room_mesh
 
 pytest.importorskip("viser", reason="the viewer needs the extra 'viewer'")
 
@@ -213,8 +213,8 @@ def test_measured_distance(running: RunningViewer) -> None:
     assert stage.mark(a) is None  # a third click starts anew
 
 
-def test_surface_is_one_sided_and_whole(room: ModuleType) -> None:
-    mesh = room.room_mesh(12)
+def test_surface_is_one_sided_and_whole() -> None:
+    mesh = room_mesh(12)
     data = surface_glb(mesh, 10**6)
     assert data[:4] == b"glTF" and struct.unpack_from("<I", data, 8)[0] == len(data)
     length = struct.unpack_from("<I", data, 12)[0]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Depth
 from relief3d.core.optional import require
+from relief3d.render.colormaps import confidence_colors, depth_colors, depth_limits
 
 
 @dataclass(frozen=True)
@@ -45,55 +46,6 @@ class DepthPicture:
     far: float
 
 
-def colour_ramp(levels: int = 256) -> Tensor:
-    """(levels, 3) RGB in [0, 1], from dark violet to bright yellow with evenly rising lightness.
-
-    Built in OKLCh (B. Ottosson 2020): lightness rises linearly, hue turns from violet through blue and green
-    to yellow, chroma is the largest that fits sRGB up to a limit. Even lightness steps make equal depth steps
-    look equal, also in greyscale print and for colour-blind readers.
-    """
-    t = torch.linspace(0, 1, levels, dtype=torch.float64)
-    lightness = 0.24 + 0.68 * t
-    hue = torch.deg2rad(300.0 - 195.0 * t**1.15)
-    low, high = torch.zeros_like(t), torch.full_like(t, 0.19)
-    for _ in range(24):  # bisection for the gamut border
-        middle = (low + high) / 2
-        rgb = _linear_srgb(lightness, middle, hue)
-        fits = ((rgb >= 0) & (rgb <= 1)).all(dim=-1)
-        low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    rgb = _linear_srgb(lightness, low * 0.97, hue).clamp(0, 1)
-    encoded = torch.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb.clamp_min(1e-9) ** (1 / 2.4) - 0.055)
-    return encoded.to(torch.float32)
-
-
-def _linear_srgb(lightness: Tensor, chroma: Tensor, hue: Tensor) -> Tensor:
-    a, b = chroma * torch.cos(hue), chroma * torch.sin(hue)
-    lms = torch.stack(
-        [
-            lightness + 0.3963377774 * a + 0.2158037573 * b,
-            lightness - 0.1055613458 * a - 0.0638541728 * b,
-            lightness - 0.0894841775 * a - 1.2914855480 * b,
-        ],
-        dim=-1,
-    )
-    mix = torch.tensor(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ],
-        dtype=lms.dtype,
-    )
-    return lms**3 @ mix.T
-
-
-def apply_ramp(level: Tensor) -> Tensor:
-    """(h, w) in [0, 1] to (3, h, w) RGB in [0, 1]; non-finite counts as 0."""
-    ramp = colour_ramp()
-    index = (torch.nan_to_num(level.to(torch.float32)).clamp(0, 1) * (ramp.shape[0] - 1)).round().long()
-    return ramp[index].permute(2, 0, 1)
-
-
 def fit(image: Tensor, side: int) -> Tensor:
     """(C, H, W) shrunk by area averaging so that the longest side is at most ``side``; never enlarged."""
     height, width = image.shape[-2:]
@@ -105,31 +57,30 @@ def fit(image: Tensor, side: int) -> Tensor:
 
 
 def depth_picture(depth: Depth, side: int) -> DepthPicture | None:
-    """Colours for a depth map on a logarithmic scale between its 2nd and 98th percentile; near is bright.
+    """Colours for a depth map, even in inverse depth between its 2nd and 98th percentile; near is bright.
 
     Returns None when no pixel is valid.
     """
-    values = depth.values.to(torch.float32)
-    valid = depth.valid & torch.isfinite(values) & (values > 0)
+    values = torch.where(depth.valid, depth.values, torch.zeros_like(depth.values)).to(torch.float32)
+    valid = torch.isfinite(values) & (values > 0)
     if not bool(valid.any()):
         return None
-    height, width = values.shape
-    step = max(1, math.ceil(max(height, width) / side))
+    near, far = depth_limits(values)
+    step = max(1, math.ceil(max(values.shape) / side))
     # Every n-th pixel, not an average: averages across an edge invent depths that are not there.
-    values, valid = values[step // 2 :: step, step // 2 :: step], valid[step // 2 :: step, step // 2 :: step]
-    if not bool(valid.any()):
-        values, valid = depth.values.to(torch.float32), depth.valid
-    known = values[valid].sort().values
-    near = float(known[int(0.02 * (known.numel() - 1))])
-    far = float(known[int(0.98 * (known.numel() - 1))])
-    span = math.log(far / near) if far > near else 1.0
-    level = 1 - torch.log(values.clamp_min(near) / near) / span
-    return DepthPicture(apply_ramp(level), valid, near, far)
+    rows = columns = slice(step // 2, None, step)
+    return DepthPicture(depth_colors(values[rows, columns], near, far), valid[rows, columns], near, far)
+
+
+def depth_ramp(levels: int = 17) -> Tensor:
+    """(levels, 3) RGB of the depth colours, even in inverse depth from near to far."""
+    inverse = torch.linspace(1.0, 0.5, levels)
+    return depth_colors(1 / inverse[None], 1.0, 2.0)[:, 0].T
 
 
 def confidence_picture(confidence: Tensor, side: int) -> Tensor:
     """(h, w) confidence in [0, 1] to a coloured (3, h', w') picture; high is bright."""
-    return apply_ramp(fit(confidence[None].to(torch.float32), side)[0])
+    return confidence_colors(fit(confidence[None].to(torch.float32), side)[0])
 
 
 def jpeg_address(image: Tensor, quality: int = 82) -> str:

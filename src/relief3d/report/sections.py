@@ -194,32 +194,46 @@ def _panels(record: ViewRecord, index: int, side: int, metric: bool) -> tuple[li
     image, depth = record.load_image(), record.load_depth()
     if image is not None:
         identifier = f' id="picture-{index}"' if index >= 0 else ""
+        small = fit(image, side)
         panels.append(
-            _figure(jpeg_address(fit(image, side)), "Picture", f"Picture {record.name}", identifier)
+            _figure(jpeg_address(small), "Picture", f"Picture {record.name}", _size(small), identifier)
         )
     if depth is not None:
         coloured = depth_picture(depth, side)
         if coloured is not None:
             address = masked_address(coloured.rgb, coloured.valid)
-            panels.append(_figure(address, "Depth", f"Depth of {record.name}"))
-            near, far = html.length(coloured.near, metric), html.length(coloured.far, metric)
-            legend = (
-                f'<div class="legend"><span>{text(near)}</span><svg width="100%" height="8" preserveAspectRatio="none" '
-                'aria-hidden="true"><rect width="100%" height="8" rx="4" fill="url(#ramp)"/></svg>'
-                f"<span>{text(far)}</span></div>"
-            )
+            panels.append(_figure(address, "Depth", f"Depth of {record.name}", _size(coloured.rgb)))
+            legend = _legend(coloured.near, coloured.far, metric)
     confidence = record.load_confidence(depth)
     if confidence is not None:
-        address = jpeg_address(confidence_picture(confidence, side))
-        panels.append(_figure(address, "Confidence", f"Confidence of {record.name}"))
+        shown = confidence_picture(confidence, side)
+        panels.append(
+            _figure(jpeg_address(shown), "Confidence", f"Confidence of {record.name}", _size(shown))
+        )
     return panels, legend
 
 
-def _figure(address: str, caption: str, alt: str, identifier: str = "") -> str:
+def _legend(near: float, far: float, metric: bool) -> str:
+    """The depth scale; it is even in inverse depth, so its middle is the harmonic mean."""
+    marks = [html.length(v, metric) for v in (near, 2 * near * far / (near + far), far)]
+    labels = "".join(f"<span>{text(m)}</span>" for m in marks)
     return (
-        f'<figure><img{identifier} decoding="async" alt="{text(alt)}" src="{address}">'
+        '<div class="legend"><svg width="100%" height="8" aria-hidden="true">'
+        f'<rect width="100%" height="8" rx="4" fill="url(#ramp)"/></svg><div>{labels}</div></div>'
+    )
+
+
+def _figure(address: str, caption: str, alt: str, size: tuple[int, int], identifier: str = "") -> str:
+    height, width = size
+    return (
+        f'<figure><img{identifier} width="{width}" height="{height}" decoding="async" '
+        f'alt="{text(alt)}" src="{address}">'
         f"<figcaption>{text(caption)}</figcaption></figure>"
     )
+
+
+def _size(picture: Tensor) -> tuple[int, int]:
+    return int(picture.shape[-2]), int(picture.shape[-1])
 
 
 def facts(data: ReportData) -> str:
@@ -239,14 +253,24 @@ def facts(data: ReportData) -> str:
             rows += [(f"{label}: {k}", str(v)) for k, v in html.flatten(value)]
         elif value:
             rows.append((label, value))
-    rows += [(k, v) for k, v in html.flatten({k: v for k, v in summary.items() if k not in _PLACED})]
     if rows:
         parts.append(html.table(rows))
     config = summary.get("config")
     if isinstance(config, Mapping) and config:
-        inner = html.table(html.flatten(config))
-        parts.append(f"<details><summary>Options of this run</summary>{inner}</details>")
+        parts.append(_folded("Options of this run", html.flatten(config)))
+    others = {k: v for k, v in summary.items() if k not in _PLACED and not _is_matrix_list(v)}
+    if others:
+        parts.append(_folded("Everything scene.json says", html.flatten(others)))
     return "".join(parts)
+
+
+def _folded(title: str, rows: list[tuple[str, object]]) -> str:
+    return f"<details><summary>{text(title)}</summary>{html.table(rows)}</details>"
+
+
+def _is_matrix_list(value: object) -> bool:
+    """Lists of records (cameras) are better read in the file than on the page."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], Mapping)
 
 
 def _number(value: object) -> float | None:

@@ -14,7 +14,7 @@ from relief3d.report import html, sections
 from relief3d.report.data import ReportData
 from relief3d.report.html import section, text
 from relief3d.report.payload import Payload, PayloadLimits, build_payload
-from relief3d.report.pictures import PictureLimits, colour_ramp
+from relief3d.report.pictures import PictureLimits, depth_ramp
 
 _log = logging.getLogger(__name__)
 _SCRIPTS = (
@@ -127,8 +127,8 @@ def _sorting(views: int) -> str:
 
 
 def _ramp_definition() -> str:
-    """The colour ramp once, as an SVG gradient that legends refer to; far is dark, near is bright."""
-    ramp = (colour_ramp(17).flip(0) * 255).round().int().tolist()
+    """The depth colours once, as an SVG gradient that legends refer to; near is left."""
+    ramp = (depth_ramp(17) * 255).round().int().tolist()
     stops = "".join(
         f'<stop offset="{i / 16:.4f}" stop-color="#{r:02x}{g:02x}{b:02x}"/>'
         for i, (r, g, b) in enumerate(ramp)
