@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -17,6 +18,10 @@ from relief3d.worlds.tracing import Frame, Groups, nearest_hit, occluded
 
 NO_SHADOW = frozenset({Kind.SHELL, Kind.GROUND})
 """Kinds that cast no shadow: nothing lies behind the walls, and the ground only slopes gently."""
+
+
+SURFACE_OFFSET = 2e-3
+"""Metres that shadow rays start above their surface."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ def camera_rays(K: Tensor, world_from_cam: Tensor, x: Tensor, y: Tensor) -> tupl
     Args:
         K: (I, 3, 3).
         world_from_cam: (I, 4, 4).
-        x, y: (1, R) or (I, R) pixel positions, centres at +0.5.
+        x: (1, R) or (I, R) pixel positions, centres at +0.5.
+        y: the same downwards.
 
     Returns:
         Origins (I, 1), unit directions (I, R), and the z-depth per unit of ray length (I, R).
@@ -118,7 +124,8 @@ def shade_rays(
     Args:
         frame: primitives per image.
         appearance: materials and light.
-        o, d: rays (I, 1) / (I, R).
+        o: ray origins, components (I, 1) or (I, R).
+        d: unit directions, components (I, R).
         cone: width of a pixel at unit ray length.
         groups: slots the rays can hit.
         jitter: (L, 3, I, R) light offsets or None.
@@ -129,8 +136,7 @@ def shade_rays(
         frame, appearance.materials, appearance.world_of, o, d, t, slot, cone, appearance.kinds
     )
     lighting = appearance.lighting
-    eps = 2e-3
-    start = Vec(*(surface.point[i] + eps * surface.normal[i] for i in range(3)))
+    start = Vec(*(surface.point[i] + SURFACE_OFFSET * surface.normal[i] for i in range(3)))
     direct = []
     everything = None if cull else frame.all_groups(skip=NO_SHADOW)
     for index in range(lighting.lights.shape[1]):
@@ -177,6 +183,7 @@ def render_pixels(
     jitter: Tensor | None = None,
     tile: int | None = None,
     supersample: int = 1,
+    compiled: bool = False,
 ) -> Pixels:
     """All pixels of the images, tile by tile when ``tile`` is given.
 
@@ -191,6 +198,7 @@ def render_pixels(
             wait for the device.
         supersample: samples per pixel and axis for the light; truth maps are those of the pixel centre. Tiles
             take more than one sample only at outlines, whole images everywhere.
+        compiled: fuse the work with torch.compile; whole images only.
 
     Returns:
         Pixels with rays reshaped to (H, W).
@@ -204,16 +212,13 @@ def render_pixels(
         x, y = xs.repeat(height)[None], ys.repeat_interleave(width)[None]
         o, d, scale = camera_rays(K, world_from_cam, x, y)
         flat = None if jitter is None else jitter.flatten(-2)
-        groups = frame.all_groups()
-        out = shade_rays(frame, appearance, o, d, cone * scale, groups=groups, jitter=flat, cull=False)
+        tracer = _whole_image_tracer(frame, appearance, flat, compiled)
+        out = tracer(o, d, cone * scale)
         if supersample > 1:
             light = torch.zeros_like(out.radiance)
             for dx, dy in _offsets(supersample):
                 o, d, scale = camera_rays(K, world_from_cam, x + dx, y + dy)
-                more = shade_rays(
-                    frame, appearance, o, d, cone * scale, groups=groups, jitter=flat, cull=False
-                )
-                light = light + more.radiance
+                light = light + tracer(o, d, cone * scale).radiance
             out = replace(out, radiance=light / supersample**2)
         return Pixels(*(_unflatten(getattr(out, f.name), size) for f in fields(out)))
     images = K.shape[0]
@@ -251,6 +256,21 @@ def render_pixels(
         for _ in pool.map(render_tile, jobs):
             pass
     return canvas
+
+
+def _whole_image_tracer(
+    frame: Frame, appearance: Appearance, jitter: Tensor | None, compiled: bool
+) -> Callable[[Vec, Vec, Tensor], Pixels]:
+    if compiled:
+        from relief3d.worlds.compiled import engine_for
+
+        m = appearance.materials
+        engine = engine_for(frame.layout, m.size, m.layers, appearance.lighting.lights.shape[1])
+        return lambda o, d, cone: engine.shade_rays(frame, appearance, o, d, cone, jitter)
+    groups = frame.all_groups()
+    return lambda o, d, cone: shade_rays(
+        frame, appearance, o, d, cone, groups=groups, jitter=jitter, cull=False
+    )
 
 
 def _offsets(n: int) -> list[tuple[float, float]]:

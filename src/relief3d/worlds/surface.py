@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -117,8 +116,10 @@ def shade_inputs(
         frame: primitives of the images.
         materials: appearance of all worlds.
         world_of: (I,) world of each image.
-        o, d: rays, components (I, 1) or (I, R).
-        t, slot: from :func:`relief3d.worlds.tracing.nearest_hit`.
+        o: ray origins, components (I, 1) or (I, R).
+        d: unit directions, components (I, R).
+        t: distance from :func:`relief3d.worlds.tracing.nearest_hit`.
+        slot: primitive from there.
         cone: (I, 1) or (I, R) width of a pixel at unit distance along the ray, for the mip level.
         kinds: (S,) int64 kind of each slot.
     """

@@ -123,7 +123,8 @@ def lookup_texture(
         size: its picture size.
         layers: its number of pictures.
         layer: picture index, integer tensor of any shape.
-        u, v: texture coordinates, one picture per unit; v grows downwards in the picture.
+        u: texture coordinate to the right, one picture per unit.
+        v: texture coordinate downwards.
         level: mip level, 0 the finest; clamped to the levels there are.
 
     Returns:

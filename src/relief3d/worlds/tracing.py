@@ -122,7 +122,8 @@ def nearest_hit(frame: Frame, groups: Groups, o: Vec, d: Vec) -> tuple[Tensor, T
     Args:
         frame: primitives.
         groups: slots to test.
-        o, d: origins and unit directions; each component (I, 1) or (I, R).
+        o: origins, components (I, 1) or (I, R).
+        d: unit directions, components (I, 1) or (I, R).
 
     Returns:
         Distance (I, R), infinity where nothing is hit, and slot (I, R) int64, 0 there.

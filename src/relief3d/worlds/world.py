@@ -19,7 +19,6 @@ from relief3d.worlds.surface import Materials
 from relief3d.worlds.textures import TextureBank
 from relief3d.worlds.tracing import Frame, make_frame, nearest_hit, signed_distance
 
-
 _PER_WORLD = ("slots", "motion", "waves", "face", "materials", "instance", "lights", "sky", "room", "focus")
 
 
@@ -94,7 +93,9 @@ class World:
 
     def appearance(self, world_of: Tensor) -> Appearance:
         """Materials and lights for images of ``world_of`` (I,)."""
-        kinds = torch.tensor([int(kind) for kind in self.layout.slots]).to(self.device, non_blocking=True)
+        kinds = torch.cat(
+            [torch.full((b - a,), int(kind), device=self.device) for kind, a, b in self.layout.ranges]
+        )
         materials = Materials(
             self.face,
             self.materials,
@@ -116,6 +117,7 @@ class World:
         generator: torch.Generator | None = None,
         tile: int | None = 112,
         supersample: int = 1,
+        compile: bool = False,
     ) -> RenderedViews:
         """Render views with their exact truth.
 
@@ -129,6 +131,8 @@ class World:
                 once and never waits for the device; it is always None on accelerators.
             supersample: light samples per pixel and axis, against jagged outlines; truth maps stay those of
                 the pixel centre.
+            compile: fuse the renderer with torch.compile (needs a C++ compiler on the CPU); the first call per
+                layout and picture size takes a minute or more. Implies ``tile=None``.
 
         Returns:
             The views; ``image`` is exposed with a plain gamma, see :mod:`relief3d.worlds.effects` for more.
@@ -154,8 +158,9 @@ class World:
             pose,
             size,
             jitter=jitter,
-            tile=tile if self.device.type == "cpu" else None,
+            tile=tile if self.device.type == "cpu" and not compile else None,
             supersample=supersample,
+            compiled=compile,
         )
         views = assemble_views(pixels, K, pose, times)
         if isinstance(cameras, tuple) and isinstance(cameras[0], Tensor):

@@ -29,8 +29,11 @@ def _waves(b: WorldBuilder) -> None:
         angle = rng.uniform(0, math.tau)
         amplitude = length * rng.uniform(0.002, 0.012)
         b.waves[i] = (
-            math.tau / length * math.cos(angle), math.tau / length * math.sin(angle), rng.uniform(0, math.tau), amplitude,
-        )  # fmt: skip
+            math.tau / length * math.cos(angle),
+            math.tau / length * math.sin(angle),
+            rng.uniform(0, math.tau),
+            amplitude,
+        )
 
 
 def tree(b: WorldBuilder, size: float) -> None:

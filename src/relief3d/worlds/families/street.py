@@ -63,7 +63,7 @@ def build_street(b: WorldBuilder, config: WorldConfig) -> None:
     tar = b.material(b.layer("asphalt"), extent=rng.uniform(4, 7), dirt=0.3)
     slab = b.material(b.layer("tiles", "stone", "plaster"), extent=2.5, tint=0.85, dirt=0.3)
     b.add(Kind.BOX, (0, 0, -0.5), (LENGTH, LENGTH, 0.5), tar)
-    for side in (-1, 1):
+    for side in (-1.0, 1.0):
         b.begin("pavement")
         b.add(Kind.BOX, (0, side * (road + 1.25), 0.0), (LENGTH, 1.25, 0.13), slab)
     white = b.flat((0.85, 0.85, 0.83), dirt=0.3)
