@@ -102,6 +102,17 @@ def zip_false_size(path: Path) -> Path:
     return path
 
 
+def zip_false_offset(path: Path) -> Path:
+    zipped(path, {"a.txt": b"A" * 100})
+    data = bytearray(path.read_bytes())
+    end = data.rindex(b"PK\x05\x06")
+    data[end + 16 : end + 20] = (int.from_bytes(data[end + 16 : end + 20], "little") + 900).to_bytes(
+        4, "little"
+    )
+    path.write_bytes(bytes(data))
+    return path
+
+
 def tar_damaged_header(path: Path) -> Path:
     tar(path, "w", [(info("a.txt", b"x" * 600), b"x" * 600), (info("b.txt", b"y"), b"y")])
     data = bytearray(path.read_bytes())
@@ -148,7 +159,7 @@ def one(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> Callable[[P
 HOSTILE: dict[str, Callable[[Path], Path]] = {
     "tar parent": one("../evil.txt"),
     "tar parent inside": one("a/../../evil.txt"),
-    "tar absolute": one("/tmp/relief3d_evil.txt"),
+    "tar absolute": one("/relief3d_evil.txt"),
     "tar drive": one("C:/evil.txt"),
     "tar backslash": one("..\\evil.txt"),
     "tar newline": one("a\nb.txt"),
@@ -170,7 +181,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "tar cut": tar_cut,
     "tar.gz bomb": gzip_bomb,
     "zip parent": lambda p: zip_pairs(p, ["../evil.txt"]),
-    "zip absolute": lambda p: zip_pairs(p, ["/tmp/relief3d_evil.txt"]),
+    "zip absolute": lambda p: zip_pairs(p, ["/relief3d_evil.txt"]),
     "zip drive": lambda p: zip_pairs(p, ["C:evil.txt"]),
     "zip backslash": lambda p: zip_renamed(p, "..|evil.txt", "..\\evil.txt"),
     "zip nul": lambda p: zip_renamed(p, "good.txt|evil", "good.txt\0evil"),
@@ -179,6 +190,7 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "zip symlink": zip_symlink,
     "zip bad checksum": zip_bad_checksum,
     "zip false size": zip_false_size,
+    "zip false offset": zip_false_offset,
     "zip bomb": lambda p: zipped(p, {"zeros": bytes(64 * 1024**2)}),
     "zip cut": lambda p: zipped(p, FILES).write_bytes(p.read_bytes()[:150]) and p,
     "zip empty": lambda p: zipped(p, {}),
@@ -202,7 +214,7 @@ def test_hostile_archives_write_nothing(tmp_path: Path, case: str) -> None:
     assert [p.name for p in room.iterdir()] == ["archive"] and [p.name for p in tmp_path.iterdir()] == [
         "room"
     ]
-    assert not Path("/tmp/relief3d_evil.txt").exists()
+    assert not Path("/relief3d_evil.txt").exists()
 
 
 def test_limits(tmp_path: Path) -> None:

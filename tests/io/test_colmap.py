@@ -310,3 +310,13 @@ def test_special_binary_damage(tmp_path: Path) -> None:
     (folder / "cameras.bin").write_bytes(cameras[:12] + struct.pack("<i", 55) + cameras[16:])
     with pytest.raises(InputError, match="55"):
         read_colmap_model(folder)
+
+
+def test_absurd_track_length(tmp_path: Path) -> None:
+    folder = write_colmap_model(known_scene((None, None), count=12), tmp_path / "m")
+    data = (folder / "points3D.bin").read_bytes()
+    at = 8 + 8 + 24 + 3 + 8  # the first point's track length
+    (folder / "points3D.bin").write_bytes(data[:at] + struct.pack("<Q", 2**64 - 1) + data[at + 8 :])
+    with pytest.raises(InputError, match="record") as caught:
+        read_colmap_model(folder)
+    assert caught.value.path == folder / "points3D.bin"

@@ -9,6 +9,7 @@ copied, so a false header gains nothing. Archives inside the archive are left pa
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import lzma
 import stat
@@ -97,7 +98,8 @@ def extract_archive(
         except (MemoryError, RecursionError) as exc:
             raise keeper.refuse("the archive asks for too much memory") from exc
         except OSError as exc:
-            if exc.errno is None:  # decompressors report damage this way; real disk errors have a number
+            # Decompressors report damage without a number, seeking to a false offset is EINVAL.
+            if exc.errno in (None, errno.EINVAL):
                 raise keeper.refuse(f"the archive is damaged ({exc})") from exc
             raise
         if not keeper.names:

@@ -179,8 +179,9 @@ def _read_points(path: Path) -> ColmapPoints:
         key, *numbers, length = cursor.unpack(_POINT)
         if key >= 2**63:
             raise InputError(f"point {row} has an id out of range", path=path)
+        start = cursor.take(8 * int(length))
         ids[row], table[row], lengths[row] = int(key), numbers, int(length)
-        tracks.append(np.frombuffer(cursor.data, "<u4", 2 * int(length), cursor.take(8 * int(length))))
+        tracks.append(np.frombuffer(cursor.data, "<u4", 2 * int(length), start))
     cursor.finish()
     if not np.isfinite(table).all():
         raise InputError("the file has points that are not finite", path=path)
