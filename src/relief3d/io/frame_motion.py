@@ -124,6 +124,7 @@ class MotionTrack:
         self._anchor: Float | None = None
         self._anchor_position: Float = np.zeros((1, 2), dtype=np.float32)
         self._last: Float | None = None
+        self._breaks = 0
 
     def add(self, grey: Float) -> None:
         """Append the next frame: (h, w) brightness in [0, 1], both sides at least :data:`BLOCK`."""
@@ -131,25 +132,32 @@ class MotionTrack:
             blocks = np.prod([len(side) for side in _windows(*grey.shape)])
             self._anchor_position = np.zeros((int(blocks), 2), dtype=np.float32)
             self._restart(grey, self._anchor_position)
-            self._positions.append(self._anchor_position)
+            self._append(self._anchor_position)
             return
         motion = self._from(self._anchor, grey)
         if motion is None and self._last is not self._anchor:
-            self._restart(self._last, self._positions[-1])
+            self._restart(self._last, self._positions[-1][:, :2])
             motion = self._from(self._last, grey)
         if motion is None:
-            motion = np.full_like(self._anchor_position, LOST / np.sqrt(2))
-            self._restart(grey, self._anchor_position + motion)
-            motion = np.zeros_like(motion)
+            self._breaks += 1
+            self._restart(grey, self._anchor_position)
+            motion = np.zeros_like(self._anchor_position)
         position = self._anchor_position + motion
-        self._positions.append(position)
+        self._append(position)
         self._last = grey
         if float(np.median(np.linalg.norm(motion, axis=1))) > _ANCHOR_REACH:
             self._restart(grey, position)
 
     def positions(self) -> Float:
-        """(n, blocks, 2) float32 accumulated (dx, dy) in frame widths; zero for the first frame."""
-        return np.stack(self._positions) if self._positions else np.zeros((0, 1, 2), dtype=np.float32)
+        """(n, blocks, 3) float32 accumulated (dx, dy) in frame widths, then :data:`LOST` times the breaks.
+
+        The third number keeps frames on both sides of a break apart, whichever way the picture moves.
+        """
+        return np.stack(self._positions) if self._positions else np.zeros((0, 1, 3), dtype=np.float32)
+
+    def _append(self, position: Float) -> None:
+        breaks = np.full((len(position), 1), LOST * self._breaks, dtype=np.float32)
+        self._positions.append(np.concatenate([position, breaks], axis=1))
 
     def _restart(self, grey: Float, position: Float) -> None:
         self._anchor, self._anchor_position, self._last = grey, position, grey

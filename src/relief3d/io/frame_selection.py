@@ -54,13 +54,13 @@ def choose_frames(
     """Choose at most ``max_frames`` frames that are sharp and ``motion`` apart.
 
     Motion is signed and accumulated, so shaking cancels out and only net motion counts.
-    From a kept frame, the next is the sharpest among those whose net motion (median over blocks) lies
+    From a kept frame, the next is the sharpest among those whose net motion (upper quartile over blocks) lies
     near the threshold. When that gives too many frames the threshold grows, so the whole video stays
     covered; when it gives fewer than ``min_frames`` it shrinks, down to :data:`MIN_MOTION`.
 
     Args:
         sharpness: (n,) of the analysed frames.
-        path: (n, blocks, 2) accumulated block motion since the first frame, in frame widths
+        path: (n, blocks, 2 or 3) accumulated block motion since the first frame, in frame widths
             (:meth:`relief3d.io.frame_motion.MotionTrack.positions`).
         max_frames: upper limit, at least 2.
         min_frames: wanted at least, if the video moves enough.
@@ -107,8 +107,14 @@ def choose_frames(
 
 
 def _net(path: Float, start: int, frames: slice) -> Float:
-    """Median over blocks of the net motion from frame ``start`` to each of ``frames``."""
-    return np.asarray(np.median(np.linalg.norm(path[frames] - path[start], axis=-1), axis=-1))
+    """Net motion from frame ``start`` to each of ``frames``: upper quartile over the blocks.
+
+    The median would be nearly zero for a camera that moves forward, where only the rim of the picture
+    moves; the maximum would follow passing people.
+    """
+    lengths = np.linalg.norm(path[frames] - path[start], axis=-1)
+    rank = (3 * lengths.shape[-1]) // 4
+    return np.asarray(np.partition(lengths, rank, axis=-1)[:, rank])
 
 
 def _reach(path: Float, start: int, threshold: float) -> tuple[int | None, Float]:
