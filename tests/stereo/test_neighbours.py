@@ -72,13 +72,34 @@ def test_prefers_ten_degrees_and_skips_blind_views() -> None:
     away = make_scene(WALL, [(0.4, 0.0, 0.0)], target=(0.0, 0.0, -3.0))
     scene = scene.replace(views=(*scene.views, away.views[0].replace(name="away")))
     views = _views(scene)
-    points = sample_points(views[0], DepthRange(2.5, 3.6, "given"), None)
-    got = rank_neighbours(views, 0, points, StereoConfig(min_neighbours=1))
+    samples = sample_points(views[0], DepthRange(2.5, 3.6, "given"), None)
+    got = rank_neighbours(views, 0, samples, StereoConfig(min_neighbours=1))
     assert [n.index for n in got] == [2]
     assert got[0].angle == pytest.approx(10, abs=1.5)
 
 
 def test_identical_cameras_are_not_neighbours() -> None:
     views = _views(make_scene(WALL, [(0.0, 0.0, 0.0)] * 3))
-    points = sample_points(views[0], DepthRange(2.0, 4.0, "given"), None)
-    assert rank_neighbours(views, 0, points, StereoConfig()) == []
+    samples = sample_points(views[0], DepthRange(2.0, 4.0, "given"), None)
+    assert rank_neighbours(views, 0, samples, StereoConfig()) == []
+
+
+def test_shared_tracks_decide_between_equal_views() -> None:
+    views = _views(make_scene(WALL, [(0.0, 0.0, 0.0), (-0.5, 0.0, 0.0), (0.5, 0.0, 0.0)]))
+    generator = torch.Generator().manual_seed(0)
+    xyz = torch.rand(40, 3, generator=generator, dtype=torch.float64) - 0.5
+    xyz[:, 0] = torch.cat([xyz[:20, 0], -xyz[:20, 0]])  # symmetric: both neighbours see the same share
+    xyz[:, 2] = 3.0
+    every = torch.arange(40)
+    sparse = SparsePoints(
+        xyz,
+        torch.zeros(40, 3, dtype=torch.uint8),
+        torch.zeros(40, dtype=torch.float64),
+        torch.cat([every, every[:20]]),
+        torch.cat([torch.zeros(40, dtype=torch.long), torch.full((20,), 2)]),
+        torch.zeros(60, 2, dtype=torch.float64),
+    )
+    samples = sample_points(views[0], DepthRange(2.5, 3.6, "sparse"), sparse)
+    assert samples.shared is not None and samples.shared.tolist() == [1.0, 0.0, 0.5]
+    got = rank_neighbours(views, 0, samples, StereoConfig())
+    assert [n.index for n in got] == [2, 1] and got[0].score > 2 * got[1].score

@@ -145,8 +145,8 @@ def _plan_tasks(
         if float(view.grey.std()) < MIN_GREY_SPREAD:
             reasons[view.index] = "the picture shows no structure to match"
             continue
-        points = sample_points(view, ranges[position], scene.sparse)
-        found = rank_neighbours(views, position, points, config)
+        samples = sample_points(view, ranges[position], scene.sparse)
+        found = rank_neighbours(views, position, samples, config)
         if len(found) < config.min_neighbours:
             reasons[view.index] = (
                 f"only {len(found)} other view(s) overlap it at a usable angle "

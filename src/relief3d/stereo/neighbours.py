@@ -17,6 +17,11 @@ from relief3d.stereo.views import PreparedView
 MIN_SPARSE = 12
 """Sparse points a view must have seen for its depth range to come from them."""
 
+UNSHARED = 0.3
+"""Factor on the score of a view that shares no track with the reference."""
+ENOUGH_SHARED = 0.2
+"""Share of common tracks from which on that factor is 1."""
+
 
 @dataclass(frozen=True)
 class DepthRange:
@@ -33,7 +38,7 @@ class Neighbour:
 
     Attributes:
         index: position in the list of prepared views.
-        score: overlap x scale agreement x angle weight, in [0, 1].
+        score: overlap x scale agreement x angle weight x shared tracks, in [0, 1].
         overlap: share of the reference's sample points that it sees.
         angle: median triangulation angle in degrees.
     """
@@ -44,15 +49,29 @@ class Neighbour:
     angle: float
 
 
+@dataclass(frozen=True)
+class Samples:
+    """World points in front of a view, for judging other views.
+
+    Attributes:
+        points: (N, 3) float64.
+        shared: (V,) float64 share of the points that each view of the scene has observed too, or None when
+            the points are no sparse points.
+    """
+
+    points: Tensor
+    shared: Tensor | None = None
+
+
 def sparse_depths(view: PreparedView, sparse: SparsePoints | None) -> tuple[Tensor, Tensor]:
-    """Depths (N,) and world positions (N, 3), float64, of the sparse points that a view has seen."""
+    """Depths (N,) float64 and numbers (N,) of the sparse points that a view has seen."""
     if sparse is None or len(sparse) == 0:
-        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, 3, dtype=torch.float64)
-    points = sparse.xyz[sparse.obs_point[sparse.obs_view == view.index].unique()].to(torch.float64)
+        return torch.zeros(0, dtype=torch.float64), torch.zeros(0, dtype=torch.long)
+    number = sparse.obs_point[sparse.obs_view == view.index].unique()
     pose = view.cam_from_world
-    z = points @ pose[2, :3] + pose[2, 3]
+    z = sparse.xyz[number].to(torch.float64) @ pose[2, :3] + pose[2, 3]
     good = torch.isfinite(z) & (z > 0)
-    return z[good], points[good]
+    return z[good], number[good]
 
 
 def _range_from_poses(views: Sequence[PreparedView], position: int) -> DepthRange:
@@ -103,11 +122,20 @@ def depth_ranges(
     return [_range_from_poses(views, i) for i in range(len(views))]
 
 
-def sample_points(view: PreparedView, depth: DepthRange, sparse: SparsePoints | None) -> Tensor:
-    """(N, 3) float64 world points in front of a view: its sparse points, or a grid of pixels at 4 depths."""
-    _, points = sparse_depths(view, sparse)
-    if len(points) >= MIN_SPARSE:
-        return points[:: max(1, len(points) // 400)]
+def _shared_tracks(sparse: SparsePoints, number: Tensor) -> Tensor:
+    """(V,) share of the sparse points ``number`` that each view has observed."""
+    chosen = torch.zeros(len(sparse), dtype=torch.bool)
+    chosen[number] = True
+    pair = torch.stack([sparse.obs_view, sparse.obs_point])[:, chosen[sparse.obs_point]].unique(dim=1)
+    return torch.bincount(pair[0], minlength=int(sparse.obs_view.max()) + 1).double() / len(number)
+
+
+def sample_points(view: PreparedView, depth: DepthRange, sparse: SparsePoints | None) -> Samples:
+    """Points in front of a view: its sparse points, or a grid of pixels at four depths of its range."""
+    _, number = sparse_depths(view, sparse)
+    if sparse is not None and len(number) >= MIN_SPARSE:
+        number = number[:: max(1, len(number) // 400)]
+        return Samples(sparse.xyz[number].to(torch.float64), _shared_tracks(sparse, number))
     W, H = view.camera.width, view.camera.height
     xs = (torch.arange(12, dtype=torch.float64) + 0.5) * W / 12
     ys = (torch.arange(9, dtype=torch.float64) + 0.5) * H / 9
@@ -119,7 +147,7 @@ def sample_points(view: PreparedView, depth: DepthRange, sparse: SparsePoints | 
     z = 1.0 / (part / depth.near + (1 - part) / depth.far)
     in_camera = (rays[None] * z[:, None, None]).reshape(-1, 3)
     pose = view.world_from_cam
-    return in_camera @ pose[:3, :3].T + pose[:3, 3]
+    return Samples(in_camera @ pose[:3, :3].T + pose[:3, 3])
 
 
 def angle_weight(angle: Tensor, best: float) -> Tensor:
@@ -129,20 +157,21 @@ def angle_weight(angle: Tensor, best: float) -> Tensor:
 
 
 def rank_neighbours(
-    views: Sequence[PreparedView], position: int, points: Tensor, config: StereoConfig
+    views: Sequence[PreparedView], position: int, samples: Samples, config: StereoConfig
 ) -> list[Neighbour]:
     """Usable neighbours of ``views[position]``, best first, at most ``config.neighbours``.
 
     Args:
         views: all prepared views.
         position: the reference.
-        points: (N, 3) world points in front of the reference.
+        samples: world points in front of the reference.
         config: angle limits, least overlap, count.
 
     When fewer than ``config.min_neighbours`` lie within the angle limits, the limits are relaxed to a
-    third of the smallest and four thirds of the largest angle.
+    third of the smallest and four thirds of the largest angle. Overlap is geometric and cannot tell a wall
+    in between; views that share no tracks therefore count less, but not nothing (far pairs are often unmatched).
     """
-    reference = views[position]
+    reference, points = views[position], samples.points
     to_reference = reference.world_from_cam[:3, 3] - points
     z_ref = points @ reference.cam_from_world[2, :3] + reference.cam_from_world[2, 3]
     candidates: list[Neighbour] = []
@@ -164,6 +193,9 @@ def rank_neighbours(
         footprint = (z_ref[inside] / reference.K[0, 0]) / (z[inside] / view.K[0, 0])
         scale = float(torch.minimum(footprint, 1 / footprint).median())
         score = overlap * scale * float(angle_weight(angle, config.best_angle))
+        if samples.shared is not None:
+            shared = float(samples.shared[view.index]) if view.index < len(samples.shared) else 0.0
+            score *= UNSHARED + (1 - UNSHARED) * min(1.0, shared / ENOUGH_SHARED)
         candidates.append(Neighbour(j, score, overlap, float(angle)))
     usable = [c for c in candidates if config.min_angle <= c.angle <= config.max_angle]
     if len(usable) < config.min_neighbours:

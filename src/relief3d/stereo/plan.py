@@ -51,7 +51,7 @@ def plan_stereo(
         config: settings.
         size: (width, height) of the pictures.
         views: number of pictures.
-        device_type: "cpu", "cuda", ...; the seconds hold for one processor core only.
+        device_type: type of the torch device; the seconds hold for one processor core only.
 
     Returns:
         The estimate. Time is linear in pixels x planes x neighbours x views. Working memory holds two volumes of
