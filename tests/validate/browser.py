@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -163,7 +164,9 @@ def browser(profile: Path, *, offline: bool = True) -> Iterator[Page]:
     command = [program, *FLAGS, f"--user-data-dir={profile}", *([OFFLINE] if offline else []), "about:blank"]
     log = profile.parent / f"{profile.name}.log"
     with log.open("wb") as sink:
-        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT)
+        # Its scratch files go beside the profile, because a terminated browser leaves them behind.
+        place = os.environ | {"TMPDIR": str(profile.parent)}
+        process = subprocess.Popen(command, stdout=sink, stderr=subprocess.STDOUT, env=place)
         try:
             endpoint = _endpoint(log, process)
             with connect(_first_page(endpoint), max_size=2**28, proxy=None) as socket:

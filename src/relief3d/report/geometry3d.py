@@ -74,6 +74,17 @@ def scene_bounds(scene: Scene) -> Bounds:
     return Bounds(low - pad, high + pad)
 
 
+def focus_bounds(scene: Scene) -> Bounds:
+    """The box worth looking at first: the bulk of the mesh, else of the points, else everything."""
+    candidates = (
+        None if scene.mesh is None else scene.mesh.vertices,
+        None if scene.points is None else scene.points.xyz,
+        None if scene.sparse is None else scene.sparse.xyz,
+    )
+    xyz = next((c for c in candidates if c is not None and c.shape[0]), None)
+    return scene_bounds(scene) if xyz is None else robust_bounds(xyz, share=0.96, margin=0.03)
+
+
 def camera_centres(scene: Scene) -> Tensor:
     """(C, 3) float64 centres of the posed views."""
     centres = [scene.views[i].camera.centre for i in scene.posed]

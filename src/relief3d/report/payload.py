@@ -23,6 +23,7 @@ from relief3d.report.geometry3d import (
     clip_mesh,
     decimate,
     estimate_up,
+    focus_bounds,
     morton_order,
     quantise,
     scene_bounds,
@@ -67,7 +68,7 @@ class Payload:
 
     def binary(self) -> bytes:
         """The gzip-compressed block; the same input gives the same bytes (no time stamp inside)."""
-        return gzip.compress(b"".join(self.blocks), compresslevel=9, mtime=0)
+        return gzip.compress(b"".join(self.blocks), compresslevel=6, mtime=0)
 
     def base64(self) -> str:
         """The compressed block as ASCII text."""
@@ -93,18 +94,19 @@ def decode_planes(data: bytes, rows: int, columns: int, dtype: ArrayType) -> Ten
 def build_payload(scene: Scene, limits: PayloadLimits, seed: int = 0) -> Payload:
     """Everything the interactive view draws.
 
-    Header keys: ``bounds`` (low, high), ``up`` (3), ``metric``, ``ordered``, ``cameras`` (list with ``view`` index,
-    ``name``, ``w``, ``h``, ``K`` = fx fy cx cy in pixels, ``pose`` = world_from_cam row-major 3x4), ``full`` (counts
-    before reduction), ``arrays``.
+    Header keys: ``bounds`` (low, high), ``focus`` (centre and radius of what to look at first), ``up`` (3),
+    ``metric``, ``ordered``, ``cameras`` (list with ``view`` index, ``name``, ``w``, ``h``, ``K`` = fx fy cx cy in
+    pixels, ``pose`` = world_from_cam row-major 3x4), ``full`` (counts before reduction), ``arrays``.
 
     Args:
         scene: cameras, sparse points, points and mesh, each of which may be missing.
         limits: how much of each is kept.
         seed: for the random choice of points when there are too many.
     """
-    bounds = scene_bounds(scene)
+    bounds, focus = scene_bounds(scene), focus_bounds(scene)
     payload = Payload()
     payload.header.update(
+        focus={"centre": ((focus.low + focus.high) / 2).tolist(), "radius": focus.diagonal / 2},
         bounds={"low": bounds.low.tolist(), "high": bounds.high.tolist()},
         up=estimate_up(scene).tolist(),
         metric=scene.metric,

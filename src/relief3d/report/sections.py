@@ -250,7 +250,7 @@ def facts(data: ReportData) -> str:
     for key, label in (("versions", "Versions"), ("hardware", "Hardware")):
         value = summary.get(key)
         if isinstance(value, Mapping):
-            rows += [(f"{label}: {k}", str(v)) for k, v in html.flatten(value)]
+            rows.append((label, " · ".join(f"{k} {v}" for k, v in html.flatten(value))))
         elif value:
             rows.append((label, value))
     if rows:

@@ -64,7 +64,8 @@ class Explorer {
       if (norm(flat) > 0.15) direction = flat;
     }
     const angles = n.anglesOf(direction);
-    n.orbit = { target: [0, 0, 0], yaw: angles.yaw + 0.35, pitch: 0.55, distance: this.radius * 1.95 };
+    const { centre, radius } = this.header.focus;
+    n.orbit = { target: sub(centre, this.centre), yaw: angles.yaw + 0.35, pitch: 0.5, distance: radius * 2.15 };
     this.choose(null);
     this.invalidate();
   }
