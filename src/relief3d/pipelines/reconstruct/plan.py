@@ -83,7 +83,7 @@ def plan_scene(scene: Scene, config: ReconstructConfig) -> Plan:
         stages.append(
             StagePlan(
                 "depth",
-                stereo.seconds / speed,
+                stereo.seconds / (1.7 * speed),
                 BASE_BYTES + stereo.peak_bytes + loaded,
                 f"{small[0]}x{small[1]} stereo",
             )

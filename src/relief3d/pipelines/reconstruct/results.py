@@ -48,11 +48,20 @@ _FILES = {
 _STAGE_NAMES = {"cameras": "cameras", "depth": "dense depth", "mesh": "fusion and mesh", "report": "report"}
 
 
-def write_cameras(scene: Scene, out: Path) -> None:
-    """``sparse/0``, ``transforms.json``, and ``images/`` where the input's own files cannot be used as they are."""
+def write_cameras(scene: Scene, out: Path) -> list[str]:
+    """``sparse/0``, ``transforms.json``, and ``images/`` where the input's own files cannot be used as they are.
+
+    Returns:
+        Warnings for the user.
+    """
     write_colmap_model(scene, out / "sparse" / "0")
     scene = export_images(scene, out)
-    write_transforms_json(scene, out / "transforms.json")
+    try:
+        write_transforms_json(scene, out / "transforms.json")
+    except InputError as exc:
+        # Rational lenses, skew, or fisheye beside perspective: the format has no words for them.
+        return [f"transforms.json was not written: {exc.message}"]
+    return []
 
 
 def export_images(scene: Scene, out: Path) -> Scene:
@@ -128,16 +137,17 @@ def read_summary(out: Path) -> dict[str, Any]:
 def load_result(out: Path) -> Scene:
     """Everything a result folder holds; pictures and depth load on demand."""
     info = read_summary(out)
-    scene = read_transforms_json(out / "transforms.json", require_images=False)
     model = read_colmap_model(out / "sparse" / "0")
-    position = {v.name: i for i, v in enumerate(scene.views)}
+    scene = model
+    if (out / "transforms.json").is_file():
+        scene = read_transforms_json(out / "transforms.json", require_images=False)
     sparse: SparsePoints | None = model.sparse
     if sparse is not None:
+        position = {v.name: i for i, v in enumerate(scene.views)}
         to_here = torch.tensor([position[v.name] for v in model.views], dtype=torch.int64)
         sparse = dataclasses.replace(sparse, obs_view=to_here[sparse.obs_view])
-    scene = scene.replace(
-        sparse=sparse, metric=bool(info.get("metric")), ordered=bool(info.get("ordered")), info=info
-    )
+    metric, ordered = bool(info.get("metric")), bool(info.get("ordered"))
+    scene = scene.replace(sparse=sparse, metric=metric, ordered=ordered, info=info)
     return reload_surface(scene, out)
 
 

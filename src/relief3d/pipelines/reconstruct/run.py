@@ -91,8 +91,8 @@ def _run_stages(
 
     def cameras() -> dict[str, Any]:
         solved, facts = camera_stage.solve_cameras(scene, config, workspace.work, progress)
-        results.write_cameras(solved, out)
-        return {**facts, "metric": solved.metric}
+        warnings = [*facts.get("warnings", ()), *results.write_cameras(solved, out)]
+        return {**facts, "warnings": warnings, "metric": solved.metric}
 
     _stage(workspace, "cameras", cameras)
     solved = results.reload_cameras(scene, out, workspace.record("cameras"))

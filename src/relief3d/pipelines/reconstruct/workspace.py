@@ -101,7 +101,8 @@ class Workspace:
             "options": stages,
             "stages": {},
         }
-        self._save()
+        if previous is None:
+            self._save()
 
     @staticmethod
     def _conflict(previous: Mapping[str, Any], input_hash: str, stages: Mapping[str, str]) -> str | None:
