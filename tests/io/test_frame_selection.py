@@ -36,7 +36,7 @@ def test_block_motion_of_a_shift(shift: tuple[int, int]) -> None:
     after = big[40 - shift[1] : 130 - shift[1], 60 - shift[0] : 220 - shift[0]]
     motion = block_motion(before, after)
     assert motion is not None
-    assert np.median(motion, axis=0) * 160 == pytest.approx(shift, abs=0.3)
+    assert np.median(motion, axis=0)[:2] * 160 == pytest.approx(shift, abs=0.3)
 
 
 def test_block_motion_sees_parallax() -> None:
@@ -79,6 +79,29 @@ def test_track_survives_cuts_and_size_changes() -> None:
         track.add(noise(size[1], size[0], seed))
     steps = np.linalg.norm(np.diff(np.median(track.positions(), axis=1), axis=0), axis=1)
     assert steps == pytest.approx([LOST, LOST, 0], abs=1e-4)
+
+
+def test_forward_motion_counts() -> None:
+    """A zoom leaves the middle in place; its rim must still count."""
+    big = noise(480, 288, 3)
+    track = MotionTrack()
+    for i in range(12):
+        margin = 10 * i
+        crop = big[margin * 3 // 5 : 288 - margin * 3 // 5, margin : 480 - margin]
+        rows = np.linspace(0, crop.shape[0] - 1, 96).round().astype(int)
+        columns = np.linspace(0, crop.shape[1] - 1, 160).round().astype(int)
+        track.add(crop[rows][:, columns])
+    choice = choose_frames(np.ones(12, np.float32), track.positions(), max_frames=12, min_frames=2)
+    assert len(choice.kept) >= 4
+
+
+def test_noise_on_the_spot_is_no_motion() -> None:
+    generator = np.random.default_rng(0)
+    track = MotionTrack()
+    for _ in range(12):
+        track.add(noise(160, 96, 3) + generator.normal(0, 0.01, (96, 160)).astype(np.float32))
+    choice = choose_frames(np.ones(12, np.float32), track.positions(), max_frames=12)
+    assert len(choice.kept) <= 2
 
 
 def test_sharpness_falls_with_blur_and_ignores_contrast() -> None:

@@ -13,7 +13,11 @@ BLOCK = 32
 LOST = 0.3
 """Motion, as a fraction of the frame width, that stands for "nothing in common any more"."""
 
+CHANGED = 0.1
+"""Motion that stands for a block whose content cannot be found again."""
+
 _ANCHOR_REACH = 0.05
+_MIN_SIMILARITY = 0.7
 _MIN_PEAK = 0.08
 _MIN_TEXTURE = 2e-4
 
@@ -77,7 +81,9 @@ def block_motion(before: Float, after: Float) -> Float | None:
         after: the same size.
 
     Returns:
-        (blocks, 2) float32 (dx, dy) / w, or None when the frames have nothing in common.
+        (blocks, 3) float32: (dx, dy) / w, and :data:`CHANGED` for blocks with texture whose content is
+        gone (a camera that moves forward magnifies the rim beyond recognition); or None when the frames
+        have nothing in common.
     """
     height, width = before.shape
     rows, columns = _windows(height, width)
@@ -109,7 +115,17 @@ def block_motion(before: Float, after: Float) -> Float | None:
             return None
     else:
         fill = np.median(motion[good], axis=0)
-    return np.where(good[:, None], motion, fill).astype(np.float32) / np.float32(width)
+    changed = np.array(known) & ~good & (_similarity(np.stack(first), np.stack(second)) < _MIN_SIMILARITY)
+    moved = np.where(good[:, None], motion, fill).astype(np.float32) / np.float32(width)
+    return np.concatenate([moved, (CHANGED * changed[:, None]).astype(np.float32)], axis=1)
+
+
+def _similarity(a: Float, b: Float) -> Float:
+    """(n,) normalised correlation of pairs of blocks (n, h, w)."""
+    a = a - a.mean(axis=(1, 2), keepdims=True)
+    b = b - b.mean(axis=(1, 2), keepdims=True)
+    norm = np.sqrt((a * a).sum(axis=(1, 2)) * (b * b).sum(axis=(1, 2)))
+    return np.asarray((a * b).sum(axis=(1, 2)) / np.maximum(norm, 1e-9))
 
 
 class MotionTrack:
@@ -122,7 +138,7 @@ class MotionTrack:
     def __init__(self) -> None:
         self._positions: list[Float] = []
         self._anchor: Float | None = None
-        self._anchor_position: Float = np.zeros((1, 2), dtype=np.float32)
+        self._anchor_position: Float = np.zeros((1, 3), dtype=np.float32)
         self._last: Float | None = None
         self._breaks = 0
 
@@ -130,13 +146,13 @@ class MotionTrack:
         """Append the next frame: (h, w) brightness in [0, 1], both sides at least :data:`BLOCK`."""
         if self._anchor is None or self._last is None:
             blocks = np.prod([len(side) for side in _windows(*grey.shape)])
-            self._anchor_position = np.zeros((int(blocks), 2), dtype=np.float32)
+            self._anchor_position = np.zeros((int(blocks), 3), dtype=np.float32)
             self._restart(grey, self._anchor_position)
             self._append(self._anchor_position)
             return
         motion = self._from(self._anchor, grey)
         if motion is None and self._last is not self._anchor:
-            self._restart(self._last, self._positions[-1][:, :2])
+            self._restart(self._last, self._positions[-1][:, :3])
             motion = self._from(self._last, grey)
         if motion is None:
             self._breaks += 1
@@ -145,15 +161,15 @@ class MotionTrack:
         position = self._anchor_position + motion
         self._append(position)
         self._last = grey
-        if float(np.median(np.linalg.norm(motion, axis=1))) > _ANCHOR_REACH:
+        if float(np.quantile(np.linalg.norm(motion, axis=1), 0.75)) > _ANCHOR_REACH:
             self._restart(grey, position)
 
     def positions(self) -> Float:
-        """(n, blocks, 3) float32 accumulated (dx, dy) in frame widths, then :data:`LOST` times the breaks.
+        """(n, blocks, 4) float32 sums of :func:`block_motion`, then :data:`LOST` times the breaks.
 
-        The third number keeps frames on both sides of a break apart, whichever way the picture moves.
+        The last number keeps frames on both sides of a break apart, whichever way the picture moves.
         """
-        return np.stack(self._positions) if self._positions else np.zeros((0, 1, 3), dtype=np.float32)
+        return np.stack(self._positions) if self._positions else np.zeros((0, 1, 4), dtype=np.float32)
 
     def _append(self, position: Float) -> None:
         breaks = np.full((len(position), 1), LOST * self._breaks, dtype=np.float32)

@@ -60,7 +60,7 @@ def choose_frames(
 
     Args:
         sharpness: (n,) of the analysed frames.
-        path: (n, blocks, 2 or 3) accumulated block motion since the first frame, in frame widths
+        path: (n, blocks, 2 to 4) accumulated block motion since the first frame, in frame widths
             (:meth:`relief3d.io.frame_motion.MotionTrack.positions`).
         max_frames: upper limit, at least 2.
         min_frames: wanted at least, if the video moves enough.
