@@ -11,7 +11,7 @@ from typing import Any
 from relief3d.core.contract import Scene, View
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
-from relief3d.matching.registry import make_matcher
+from relief3d.matching.registry import LICENCE_NOTICE, make_matcher
 from relief3d.sfm import colmap
 from relief3d.sfm.attempts import Attempt, Run, run_ladder
 from relief3d.sfm.config import SfmConfig
@@ -74,6 +74,8 @@ def estimate_cameras(
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
     matcher = None if config.features == "sift" else make_matcher(config.features, config.weights)
+    if config.features in LICENCE_NOTICE:
+        progress.message(f"note: {LICENCE_NOTICE[config.features]}")
     run = Run(pycolmap, scene, config, folder, progress, matcher, [view_fingerprint(v) for v in scene.views])
     if len(scene.posed) == len(scene):
         return _finish(run, known_poses(run), "known poses", [], {})
