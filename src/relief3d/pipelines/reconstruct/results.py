@@ -15,10 +15,12 @@ import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from relief3d import __version__
 from relief3d.core.contract import Depth, Mesh, PointCloud, Scene, SparsePoints, View
@@ -26,7 +28,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB
 from relief3d.core.progress import Progress, stage
 from relief3d.io.colmap import read_colmap_model, write_colmap_model
-from relief3d.io.images import read_header, write_image
+from relief3d.io.images import read_header, read_image, write_image
 from relief3d.io.ply import read_ply
 from relief3d.io.scene_json import read_scene_json, write_scene_json
 from relief3d.io.transforms_json import read_transforms_json, write_transforms_json
@@ -73,11 +75,13 @@ def export_images(scene: Scene, out: Path) -> Scene:
         if view.image is None:
             views.append(view)
             continue
-        path = out / "images" / view.name
-        if path.suffix.lower() not in (".jpg", ".jpeg", ".png"):
-            path = path.with_name(path.name + ".png")
-        views.append(view.replace(path=write_image(path, view.load_image())))
+        views.append(view.replace(path=write_image(_exported(view, out), view.load_image(), quality=95)))
     return scene.replace(views=tuple(views))
+
+
+def _exported(view: View, out: Path) -> Path:
+    path = out / "images" / view.name
+    return path if path.suffix.lower() in (".jpg", ".jpeg", ".png") else path.with_name(path.name + ".jpg")
 
 
 def _usable_as_is(view: View) -> bool:
@@ -92,6 +96,9 @@ def reload_cameras(scene: Scene, out: Path, record: Mapping[str, Any]) -> Scene:
     views = []
     for view in scene.views:
         camera = solved.get(view.name)
+        if view.path is None and (copy := _exported(view, out)).is_file():
+            # Frames of a video: reading the copy is much cheaper than seeking and decoding again.
+            view = view.replace(image=partial(_read_rgb, copy))
         if camera is None:
             views.append(view.replace(camera=view.camera.replace(world_from_cam=None)))
         else:
@@ -101,6 +108,10 @@ def reload_cameras(scene: Scene, out: Path, record: Mapping[str, Any]) -> Scene:
         to_input = torch.tensor([index[v.name] for v in model.views], dtype=torch.int64)
         sparse = dataclasses.replace(sparse, obs_view=to_input[sparse.obs_view])
     return scene.replace(views=tuple(views), sparse=sparse, metric=bool(record["facts"].get("metric", False)))
+
+
+def _read_rgb(path: Path) -> Tensor:
+    return read_image(path).rgb
 
 
 def reload_surface(scene: Scene, out: Path) -> Scene:
