@@ -17,7 +17,7 @@ from relief3d.worlds.layout import Kind, Layout
 from relief3d.worlds.lighting import Lighting, light_ray, shade, sky_colour
 from relief3d.worlds.renderer import NO_SHADOW, SURFACE_OFFSET, Appearance, Pixels
 from relief3d.worlds.shapes import Vec
-from relief3d.worlds.surface import Materials, Surface, shade_inputs
+from relief3d.worlds.surface import Materials, Surface, shade_inputs, surface_plan
 from relief3d.worlds.tracing import Frame, hit_group
 
 UNROLL = {Kind.BOX: 6, Kind.ELLIPSOID: 4, Kind.CYLINDER: 4, Kind.CONE: 2}
@@ -56,6 +56,7 @@ class Engine:
 
     def __init__(self, layout: Layout, size: int, layers: int, lamps: int) -> None:
         self.layout, self.size, self.layers, self.lamps = layout, size, layers, lamps
+        self.plan = surface_plan(layout)
         self._surface = _compile(self._surface_part)
         self._light = _compile(self._light_part)
         self._nearest = {kind: _compile(_nearest_step(kind)) for kind, _, _ in layout.ranges}
@@ -70,7 +71,7 @@ class Engine:
         face, table, instance, texels, noise = tables
         materials = Materials(face, table, instance, texels, self.size, self.layers, noise)
         frame = Frame(columns, waves, self.layout)
-        s = shade_inputs(frame, materials, world_of, o, d, t, slot, cone, kinds)
+        s = shade_inputs(frame, materials, world_of, o, d, t, slot, cone, kinds, self.plan)
         start = Vec(*(s.point[i] + SURFACE_OFFSET * s.normal[i] for i in range(3)))
         lighting = Lighting(*lights)
         rays = []

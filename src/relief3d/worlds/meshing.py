@@ -64,13 +64,46 @@ def world_mesh(world: World, resolution: float = 0.05, *, method: str = "tessell
         total += len(points)
     xyz = torch.from_numpy(np.concatenate(vertices)).float()
     tri = torch.from_numpy(np.concatenate(faces))
-    centres = xyz[tri].mean(1)
-    keep = torch.cat([world.sdf(part) > -1e-3 for part in centres.split(1 << 16)]).cpu()
-    tri = tri[keep]
+    xyz, tri = _trim(world, xyz, tri)
     used = torch.zeros(len(xyz), dtype=torch.bool)
     used[tri.reshape(-1)] = True
     renumber = torch.cumsum(used, 0) - 1
     return Mesh(xyz[used], renumber[tri])
+
+
+def _trim(world: World, xyz: Tensor, tri: Tensor, levels: int = 4) -> tuple[Tensor, Tensor]:
+    """Drop triangles inside solids or outside the room; those that cross a surface are split first."""
+
+    def buried(points: Tensor, normal: Tensor) -> Tensor:
+        # A little in front of the triangle: what touches another solid is not a visible surface either.
+        ahead = points + 1.5e-3 * normal
+        return torch.cat([world.sdf(part) < 1e-4 for part in ahead.split(1 << 16)]).cpu()
+
+    kept = []
+    for level in range(levels + 1):
+        if len(tri) == 0:
+            break
+        at = xyz[tri]
+        normal = torch.linalg.cross(at[:, 1] - at[:, 0], at[:, 2] - at[:, 0])
+        normal = torch.nn.functional.normalize(normal, dim=-1)
+        middle = at.mean(1)
+        centre = buried(middle, normal)
+        # Corners are pulled inwards, or every triangle that ends at a wall would count as crossing it.
+        inner = at + 0.04 * (middle[:, None] - at)
+        corners = torch.stack([buried(inner[:, k], normal) for k in range(3)], 1)
+        mixed = (corners.any(1) | centre) & ~(corners.all(1) & centre)
+        if level == levels:
+            kept.append(tri[~centre])
+            break
+        kept.append(tri[~mixed & ~centre])
+        tri = tri[mixed]
+        a, b, c = tri.unbind(1)
+        middles = torch.cat([0.5 * (xyz[i] + xyz[j]) for i, j in ((a, b), (b, c), (c, a))])
+        ab, bc, ca = (len(xyz) + torch.arange(3 * len(tri))).split(len(tri)) if len(tri) else (a, b, c)
+        xyz = torch.cat([xyz, middles])
+        quarters = ((a, ab, ca), (ab, b, bc), (ca, bc, c), (ab, bc, ca))
+        tri = torch.cat([torch.stack(q, 1) for q in quarters])
+    return xyz, torch.cat(kept)
 
 
 def _marching_cubes(world: World, resolution: float) -> Mesh:

@@ -13,7 +13,7 @@ from relief3d.worlds.culling import shadow_groups, tile_groups
 from relief3d.worlds.layout import Kind
 from relief3d.worlds.lighting import Lighting, light_ray, shade, sky_colour
 from relief3d.worlds.shapes import Vec
-from relief3d.worlds.surface import Materials, pixel_cone, shade_inputs
+from relief3d.worlds.surface import Materials, pixel_cone, shade_inputs, surface_plan
 from relief3d.worlds.tracing import Frame, Groups, nearest_hit, occluded
 
 NO_SHADOW = frozenset({Kind.SHELL, Kind.GROUND})
@@ -133,7 +133,16 @@ def shade_rays(
     """
     t, slot = nearest_hit(frame, groups, o, d)
     surface = shade_inputs(
-        frame, appearance.materials, appearance.world_of, o, d, t, slot, cone, appearance.kinds
+        frame,
+        appearance.materials,
+        appearance.world_of,
+        o,
+        d,
+        t,
+        slot,
+        cone,
+        appearance.kinds,
+        surface_plan(frame.layout),
     )
     lighting = appearance.lighting
     start = Vec(*(surface.point[i] + SURFACE_OFFSET * surface.normal[i] for i in range(3)))

@@ -167,7 +167,7 @@ def rounded_box_value(p: Vec, s: Shape) -> tuple[Tensor, Vec]:
     """Exact signed distance of a box with edges rounded by e0, and its gradient."""
     qx, qy, qz = p.x.abs() - s.s0 + s.e0, p.y.abs() - s.s1 + s.e0, p.z.abs() - s.s2 + s.e0
     mx, my, mz = qx.clamp_min(0), qy.clamp_min(0), qz.clamp_min(0)
-    length = torch.sqrt(mx * mx + my * my + mz * mz)
+    length = _length(mx, my, mz)
     top = torch.maximum(torch.maximum(qx, qy), qz)
     inside = top.clamp_max(0)
     inv = 1.0 / length.clamp_min(1e-12)
@@ -386,7 +386,9 @@ HIT: dict[Kind, Callable[[Vec, Vec, Shape], Tensor]] = {
 
 
 def _length(x: Tensor, y: Tensor, z: Tensor | None = None) -> Tensor:
-    return torch.sqrt(x * x + y * y) if z is None else torch.sqrt(x * x + y * y + z * z)
+    square = x * x + y * y if z is None else x * x + y * y + z * z
+    # Clamped so that its gradient at zero is zero and not NaN.
+    return torch.sqrt(square.clamp_min(1e-30))
 
 
 def _distance_box(p: Vec, s: Shape) -> Tensor:
@@ -415,7 +417,7 @@ def _distance_cone(p: Vec, s: Shape) -> Tensor:
     along = (((s.s1 - rho) * kx + (s.s2 - p.z) * kz) / (kx * kx + kz * kz)).clamp(0, 1)
     bx, bz = rho - s.s1 + kx * along, p.z - s.s2 + kz * along
     inside = (bx < 0) & (cz < 0)
-    distance = torch.sqrt(torch.minimum(cx * cx + cz * cz, bx * bx + bz * bz))
+    distance = torch.sqrt(torch.minimum(cx * cx + cz * cz, bx * bx + bz * bz).clamp_min(1e-30))
     return torch.where(inside, -distance, distance)
 
 

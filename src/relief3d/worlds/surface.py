@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from relief3d.worlds import layout as col
-from relief3d.worlds.layout import Kind
+from relief3d.worlds.layout import Kind, Layout
 from relief3d.worlds.noise import lookup_volume
-from relief3d.worlds.shapes import NORMAL, ROUND, Vec
+from relief3d.worlds.shapes import NORMAL, ROUND, Shape, Vec
 from relief3d.worlds.textures import lookup_texture
 from relief3d.worlds.tracing import Frame, rotate_in, shape_of
 
@@ -62,19 +64,37 @@ def _select(condition: Tensor, a: Vec, b: Vec) -> Vec:
     return Vec(*(torch.where(condition, x, y) for x, y in zip(a, b, strict=True)))
 
 
-def _local_normal(frame: Frame, kind_of: Tensor, local: Vec, p: list[Tensor]) -> Vec:
+class KindPlan(NamedTuple):
+    """What surface evaluation needs to know of one kind; plain values, so that it can be traced."""
+
+    number: int
+    normal: Callable[[Vec, Shape], Vec]
+    is_ground: bool
+    is_round: bool
+
+
+def surface_plan(layout: Layout) -> tuple[KindPlan, ...]:
+    """The kinds that occur in a layout."""
+    return tuple(
+        KindPlan(int(kind), NORMAL[kind], kind == Kind.GROUND, kind in ROUND) for kind, _, _ in layout.ranges
+    )
+
+
+def _local_normal(
+    plan: tuple[KindPlan, ...], waves: Tensor, kind_of: Tensor, local: Vec, p: list[Tensor]
+) -> Vec:
     shape = shape_of(p, None)
     normal: Vec | None = None
-    for kind, _, _ in frame.layout.ranges:
-        this = NORMAL[kind](local, shape._replace(waves=frame.waves) if kind == Kind.GROUND else shape)
-        normal = this if normal is None else _select(kind_of == int(kind), this, normal)
+    for kind in plan:
+        this = kind.normal(local, shape._replace(waves=waves) if kind.is_ground else shape)
+        normal = this if normal is None else _select(kind_of == kind.number, this, normal)
     assert normal is not None
     length = torch.rsqrt((normal.x**2 + normal.y**2 + normal.z**2).clamp_min(1e-20))
     return Vec(normal.x * length, normal.y * length, normal.z * length)
 
 
 def _texture_coordinates(
-    frame: Frame, kind_of: Tensor, local: Vec, n: Vec, p: list[Tensor]
+    plan: tuple[KindPlan, ...], kind_of: Tensor, local: Vec, n: Vec, p: list[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Face number and metric texture coordinates (metres on the surface, v downwards)."""
     ax, ay, az = n.x.abs(), n.y.abs(), n.z.abs()
@@ -84,12 +104,11 @@ def _texture_coordinates(
     v = torch.where(on_z, -local.y, -local.z)
     axis = torch.where(on_x, n.x, torch.where(on_z, n.z, n.y))
     face = torch.where(on_x, 0, torch.where(on_z, 4, 2)) + (axis > 0).to(torch.int64)
-    if any(kind in ROUND for kind, _, _ in frame.layout.ranges):
-        numbers = [1.0 if kind in ROUND else 0.0 for kind in Kind]
+    if any(kind.is_round for kind in plan):
         is_round = torch.zeros_like(kind_of, dtype=torch.bool)
-        for kind in Kind:
-            if numbers[kind] and frame.layout.counts[kind]:
-                is_round = is_round | (kind_of == int(kind))
+        for kind in plan:
+            if kind.is_round:
+                is_round = is_round | (kind_of == kind.number)
         cap = is_round & (az > 0.999)
         side = is_round & ~cap
         radius = torch.maximum(p[col.S0], p[col.S1])
@@ -109,6 +128,7 @@ def shade_inputs(
     slot: Tensor,
     cone: Tensor,
     kinds: Tensor,
+    plan: tuple[KindPlan, ...],
 ) -> Surface:
     """Look up everything shading needs at the hits.
 
@@ -122,10 +142,11 @@ def shade_inputs(
         slot: primitive from there.
         cone: (I, 1) or (I, R) width of a pixel at unit distance along the ray, for the mip level.
         kinds: (S,) int64 kind of each slot.
+        plan: from :func:`surface_plan`.
     """
     missed = torch.isinf(t)
     t = torch.where(missed, 1.0, t)
-    count = len(frame.layout)
+    count = frame.columns.shape[2]
     images = torch.arange(frame.columns.shape[1], device=t.device)[:, None]
     flat = images * count + slot
     table = frame.columns.reshape(col.SLOT_COLUMNS, -1)
@@ -134,8 +155,8 @@ def shade_inputs(
     point = Vec(o.x + t * d.x, o.y + t * d.y, o.z + t * d.z)
     local = rotate_in(p, Vec(point.x - p[col.CX], point.y - p[col.CY], point.z - p[col.CZ]))
     kind_of = kinds[slot]
-    n = _local_normal(frame, kind_of, local, p)
-    face, u, v = _texture_coordinates(frame, kind_of, local, n, p)
+    n = _local_normal(plan, frame.waves, kind_of, local, p)
+    face, u, v = _texture_coordinates(plan, kind_of, local, n, p)
     r = col.R00
     normal = Vec(
         p[r] * n.x + p[r + 1] * n.y + p[r + 2] * n.z,
