@@ -133,3 +133,11 @@ def test_up_is_found_for_level_and_for_turned_cameras(turned: int) -> None:
     assert (
         float(estimate_up(scene.replace(info={"up": [0, -2, 0]})) @ torch.tensor([0, -1.0, 0]).double()) == 1
     )
+
+
+def test_geometry_that_carries_gradients_is_accepted() -> None:
+    mesh = room_mesh(4)
+    live = Mesh(mesh.vertices.clone().requires_grad_(), mesh.faces, mesh.rgb)
+    scene = Scene((View("a", Camera(4, 4)),), mesh=live)
+    plain = scene.replace(mesh=mesh)
+    assert build_payload(scene, PayloadLimits()).base64() == build_payload(plain, PayloadLimits()).base64()

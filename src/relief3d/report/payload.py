@@ -8,6 +8,7 @@ bytes, low byte first. That turns spatially ordered data into long runs, which g
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -103,6 +104,7 @@ def build_payload(scene: Scene, limits: PayloadLimits, seed: int = 0) -> Payload
         limits: how much of each is kept.
         seed: for the random choice of points when there are too many.
     """
+    scene = _on_cpu(scene)
     bounds, focus = scene_bounds(scene), focus_bounds(scene)
     payload = Payload()
     payload.header.update(
@@ -128,6 +130,18 @@ def build_payload(scene: Scene, limits: PayloadLimits, seed: int = 0) -> Payload
         sparse = scene.sparse
         _add_points(payload, "sparse", sparse.xyz, sparse.rgb, None, bounds, limits.max_sparse, seed)
     return payload
+
+
+def _on_cpu(scene: Scene) -> Scene:
+    """The scene with its geometry in main memory, detached from any graph."""
+
+    def moved(part: Any) -> Any:
+        if part is None:
+            return None
+        values = {f.name: getattr(part, f.name) for f in dataclasses.fields(part)}
+        return type(part)(**{k: v.detach().cpu() if isinstance(v, Tensor) else v for k, v in values.items()})
+
+    return scene.replace(mesh=moved(scene.mesh), points=moved(scene.points), sparse=moved(scene.sparse))
 
 
 def _cameras(scene: Scene) -> list[dict[str, Any]]:
