@@ -56,13 +56,17 @@ class ViewCommand:
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """Folder written by ``relief3d reconstruct``."""
     port: int = 8080
-    """Port on 127.0.0.1."""
+    """Port; the next free one is taken when it is in use."""
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but this machine needs --allow-remote."""
+    allow_remote: bool = False
+    """Let other machines in, behind a secret token in the address (not encrypted)."""
 
     def run(self) -> int:
         """Serve until interrupted."""
         from relief3d.viewer import open_viewer
 
-        open_viewer(self.out, port=self.port)
+        open_viewer(self.out, self.host, self.port, allow_remote=self.allow_remote)
         return EXIT_OK
 
 

@@ -33,7 +33,7 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
 def _parser_type() -> Any:
     union: Any = None
     for name, (kind, text) in _COMMANDS.items():
-        entry: Any = Annotated[kind, tyro.conf.subcommand(name, description=text)]  # type: ignore[valid-type]
+        entry: Any = Annotated[kind, tyro.conf.subcommand(name, description=text)]
         union = entry if union is None else union | entry
     return union
 

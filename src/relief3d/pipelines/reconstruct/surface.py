@@ -19,6 +19,7 @@ from relief3d.fusion.frames import DepthFrame
 from relief3d.fusion.fuse import FusionConfig, fuse_frames
 from relief3d.fusion.points import fuse_points
 from relief3d.fusion.texture import bake_texture
+from relief3d.fusion.texture_views import TextureView
 from relief3d.io.glb import write_glb
 from relief3d.io.ply import write_ply
 from relief3d.io.splat import write_splat_ply
@@ -67,7 +68,7 @@ def solve_surface(
         )
         for message in result.messages:
             progress.message(message)
-        _write_mesh(result.mesh, frames, config, out, progress, facts)
+        _write_mesh(result.mesh, scene, config, out, progress, facts)
     with stage(progress, "point cloud"):
         points = _points(frames, voxel)
         write_ply(out / "points.ply", points)
@@ -91,7 +92,7 @@ def _frame(scene: Scene, found: DepthMap) -> DepthFrame:
 
 def _write_mesh(
     mesh: Mesh,
-    frames: Sequence[DepthFrame],
+    scene: Scene,
     config: ReconstructConfig,
     out: Path,
     progress: Progress,
@@ -106,8 +107,9 @@ def _write_mesh(
     facts["faces"] = len(mesh.faces)
     write_ply(out / "mesh.ply", mesh)
     if config.texture == "atlas":
-        with stage(progress, "baking texture"):
-            write_glb(out / "mesh.glb", bake_texture(mesh, frames))
+        flat = [pinhole_view(scene.views[i]) for i in scene.posed]
+        pictures = [TextureView(v.camera, v.load_image) for v in flat if v.image is not None]
+        write_glb(out / "mesh.glb", bake_texture(mesh, pictures, progress=progress))
     else:
         write_glb(out / "mesh.glb", mesh)
 
