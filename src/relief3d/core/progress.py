@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Protocol, TextIO, TypeVar
 
@@ -102,7 +102,7 @@ def stage(progress: Progress, name: str, total: int | None = None) -> Iterator[P
 
 def track(progress: Progress, name: str, items: Iterable[T], total: int | None = None) -> Iterator[T]:
     """Iterate over ``items`` while reporting one step for each."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with stage(progress, name, total):
         for item in items:
