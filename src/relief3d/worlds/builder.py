@@ -51,14 +51,16 @@ class WorldBuilder:
     Attributes:
         rng: source of all randomness.
         bank: texture pictures the materials refer to.
+        plain: chance that a thing is lacquered in one colour.
     """
 
     def __init__(
-        self, rng: np.random.Generator, layout: Layout, bank: TextureBank, max_materials: int
+        self, rng: np.random.Generator, layout: Layout, bank: TextureBank, max_materials: int, plain: float = 0.25
     ) -> None:
         self.rng = rng
         self.layout = layout
         self.bank = bank
+        self.plain = plain
         self.slots = np.zeros((len(layout), col.SLOT_COLUMNS), np.float64)
         self.slots[:, col.S0 : col.S2 + 1] = 1.0
         self.slots[:, [col.R00, col.R00 + 4, col.R00 + 8]] = 1.0

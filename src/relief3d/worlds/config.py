@@ -47,6 +47,7 @@ class WorldConfig:
         max_materials: rows of the material table.
         room_size: width, depth, height in metres; random when None.
         plain_walls: chance that a wall or ceiling is plainly painted.
+        plain_things: chance that furniture is lacquered in one colour.
         varied_walls: chance that a wall has its own material.
         wall_extent: metres that one texture picture covers on walls and floors.
         dirt: strength of stains that break up repetition.
@@ -63,6 +64,7 @@ class WorldConfig:
     max_materials: int = 96
     room_size: tuple[float, float, float] | None = None
     plain_walls: float = 0.5
+    plain_things: float = 0.25
     varied_walls: float = 0.4
     wall_extent: float = 2.0
     dirt: float = 0.12
@@ -97,6 +99,7 @@ def demo_config() -> WorldConfig:
         max_materials=160,
         room_size=(4.0, 5.0, 2.6),
         plain_walls=0.0,
+        plain_things=0.0,
         varied_walls=1.0,
         wall_extent=3.0,
         dirt=0.25,

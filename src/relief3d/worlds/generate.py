@@ -72,7 +72,7 @@ def make_worlds(
     builders = []
     for seed in seeds:
         rng = np.random.default_rng(derive_seed(seed, "world", config.family))
-        builder = WorldBuilder(rng, config.layout, bank, config.max_materials)
+        builder = WorldBuilder(rng, config.layout, bank, config.max_materials, config.plain_things)
         BUILDERS[config.family](builder, config)
         builders.append(builder)
     return stack_worlds(builders, noise_volume(0), bank).to(device)
