@@ -76,7 +76,7 @@ class StereoConfig:
     average: bool = True
     min_component: int = 40
     component_step: float = 1.0
-    edge_jump: float = 4.0
+    edge_jump: float = 8.0
     refine_iterations: int = 0
     refine_neighbours: int = 4
     pose_check_share: float = 0.10
