@@ -20,6 +20,8 @@ from relief3d.fusion.protocols import Fuser
 from relief3d.fusion.voxel_size import choose_voxel_size
 
 _FEW_VIEWS = 6
+_FEW_VIEWS_TRIANGLES = 50
+"""Few views leave real surfaces in small pieces: on three views of a room, 50 instead of 200 raised F by .02."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class FusionConfig:
         min_weight: of a voxel that counts; 0 takes 2, or 1 below 6 frames.
         confidence_weights: weigh pixels by their confidence (mean 1 per map) instead of equally.
         filters: applied to every map first.
-        clean: a preset name or a :class:`~relief3d.fusion.cleaning.CleanConfig`.
+        clean: a preset name (whose smallest component is 50 triangles below 6 frames), or a
+            :class:`~relief3d.fusion.cleaning.CleanConfig`, which is used as it is.
         max_bytes: memory budget of the volume.
         with_color: vertex colours from the pictures.
     """
@@ -103,6 +106,7 @@ def fuse_frames(
     progress = progress or SilentProgress()
     if pictures is not None and len(pictures) != len(frames):
         raise InputError(f"{len(frames)} depth frames but {len(pictures)} pictures")
+    _cleaning(config.clean, len(frames))
     kept = [dataclasses.replace(f, depth=filter_depth(f.depth, config.filters)) for f in frames]
     messages = []
     voxel_size = config.voxel_size
@@ -140,12 +144,10 @@ def fuse_frames(
     min_weight = config.min_weight or (1.0 if fuser.frames < _FEW_VIEWS else 2.0)
     with stage(progress, "extracting mesh"):
         raw = fuser.extract(min_weight)
-        mesh = clean_mesh(raw, config.clean)
+        clean = _cleaning(config.clean, fuser.frames)
+        mesh = clean_mesh(raw, clean)
     if raw.faces.shape[0] and not mesh.faces.shape[0]:
-        limits = QUALITY[config.clean] if isinstance(config.clean, str) else config.clean
-        messages.append(
-            f"every piece of the surface has fewer than {limits.min_triangles} triangles; kept uncleaned"
-        )
+        messages.append("no piece of the surface is large enough for the cleaning asked for; kept uncleaned")
         mesh = clean_mesh(raw, CleanConfig(min_triangles=1))
     return FusionResult(
         mesh=mesh,
@@ -159,6 +161,15 @@ def fuse_frames(
         volume_bytes=fuser.memory_bytes(),
         messages=tuple(messages),
     )
+
+
+def _cleaning(clean: MeshQuality | CleanConfig, frames: int) -> CleanConfig:
+    if isinstance(clean, CleanConfig):
+        return clean
+    if clean not in QUALITY:
+        raise InputError(f"unknown mesh quality '{clean}'", remedy=f"choose one of {', '.join(QUALITY)}")
+    few = {"min_triangles": _FEW_VIEWS_TRIANGLES} if frames < _FEW_VIEWS else {}
+    return dataclasses.replace(QUALITY[clean], **few)
 
 
 def _integrate(

@@ -157,40 +157,44 @@ def choose_views(scores: ViewScores, adjacency: Tensor, *, bonus: float = 0.35, 
 
 
 def exposure_gains(mesh: Mesh, views: Sequence[TextureView], seen: Tensor, sample: int = 20_000) -> Tensor:
-    """(N, 3) factors that make the pictures agree on the vertices they share; their geometric mean is 1.
+    """(N, 3) factors that make the pictures agree on the faces they share; their geometric mean is 1.
 
-    Log colours of a shared vertex should be equal after gains: weighted least squares by alternating
-    means, with a small pull to 1 that settles pictures without overlap.
+    Log colours at the middle of a shared face should be equal after gains: least squares by alternating means,
+    with Cauchy weights against mixed pixels, highlights and wrong visibility, and a small pull to 1 that
+    settles pictures without overlap.
 
     Args:
         mesh: triangles.
         views: pictures.
         seen: (V, N) bool, vertex seen by view.
-        sample: number of vertices used.
+        sample: number of faces used.
     """
-    shared = torch.nonzero(seen.sum(1) >= 2).squeeze(1)
+    whole = seen[mesh.faces].all(1)
+    shared = torch.nonzero(whole.sum(1) >= 2).squeeze(1)
     gains = torch.zeros(len(views), 3, dtype=torch.float64)
     if shared.numel() == 0:
         return gains.exp()
     shared = shared[:: max(1, shared.numel() // sample)]
+    middle = mesh.vertices[mesh.faces[shared]].mean(1)
     values = torch.zeros(shared.numel(), len(views), 3, dtype=torch.float64)
-    usable = seen[shared].clone()
+    usable = whole[shared].clone()
     for number, view in enumerate(views):
         rows = torch.nonzero(usable[:, number]).squeeze(1)
         if rows.numel() == 0:
             continue
-        xy, _ = project_points(mesh.vertices[shared[rows]], view.camera)
+        xy, _ = project_points(middle[rows], view.camera)
         color = sample_image(view.load().double(), xy, padding="border").T
         values[rows, number] = color.clamp_min(1e-3).log()
         # Clipped and black pixels say nothing about exposure.
         usable[rows, number] = ((color > 0.02) & (color < 0.98)).all(-1)
+    usable &= (usable.sum(1) >= 2)[:, None]
     weight = usable.double()[..., None]
-    pull = 0.02 * weight.sum(0).max()
-    for _ in range(50):
-        corrected = (values + gains) * weight
-        mean = corrected.sum(1) / weight.sum(1).clamp_min(1)
-        residual = (mean[:, None] - values) * weight
-        both = (usable.sum(1) >= 2).double()[:, None, None]
-        gains = (residual * both).sum(0) / ((weight * both).sum(0) + pull)
+    pull = 0.01 * weight.sum(0).max()
+    for _ in range(60):
+        corrected = values + gains
+        mean = (corrected * weight).sum(1) / weight.sum(1).clamp_min(1e-9)
+        gap = (corrected - mean[:, None]).abs().mean(-1, keepdim=True)
+        weight = usable[..., None] / (1 + (gap / 0.1) ** 2)
+        gains = ((mean[:, None] - values) * weight).sum(0) / (weight.sum(0) + pull)
         gains = gains - gains.mean(0)
     return gains.clamp(-0.7, 0.7).exp()
