@@ -16,6 +16,7 @@ from relief3d.sfm.database import image_id
 FEW_KEYPOINTS = 60
 FEW_INLIERS = 15
 IDENTICAL_SHIFT_PX = 0.25
+ROTATING_SHARE = 0.8
 _ROTATION_CONFIGS = ("PANORAMIC", "PLANAR_OR_PANORAMIC")
 
 
@@ -36,6 +37,11 @@ class MatchStats:
     raw: dict[tuple[int, int], int]
     shift_px: dict[tuple[int, int], float]
     rotating: tuple[tuple[int, int], ...]
+
+    @property
+    def turned_on_the_spot(self) -> bool:
+        """Nearly all overlapping pairs are explained by a rotation (or by one plane)."""
+        return bool(self.connected) and len(self.rotating) >= ROTATING_SHARE * len(self.connected)
 
     @property
     def connected(self) -> dict[tuple[int, int], int]:
@@ -115,7 +121,7 @@ def explain_failure(stats: MatchStats, names: Sequence[str]) -> InputError:
             f"no two of the {total} pictures show enough of the same surface",
             remedy="take pictures that overlap by at least two thirds",
         )
-    if len(stats.rotating) >= 0.8 * len(stats.connected):
+    if stats.turned_on_the_spot:
         return InputError(
             "the camera seems to have turned on the spot (or looks at one flat surface), so depth cannot be measured",
             remedy="move sideways between the pictures",

@@ -26,6 +26,9 @@ from relief3d.sfm.work_files import pixel_digest, view_fingerprint, write_report
 MAX_FOCAL_STD = 0.15
 """Relative standard deviation of an estimated focal length above which a model is refused."""
 
+MIN_ANGLE_DEG = 0.7
+"""Median angle between the rays to a point below which the scene has no measurable depth."""
+
 
 @dataclass(frozen=True)
 class SfmResult:
@@ -115,24 +118,28 @@ def _unknown_poses(run: Run) -> SfmResult:
     run.spend("adjustment", since)
     fixed = frozenset(k + 1 for k, lens in enumerate(best.lenses) if lens.fixed)
     best.stats = model_stats(best.model, len(run.scene), fixed)
-    _refuse_impossible(best, lenses)
+    _refuse_impossible(run, best, lenses)
     return _finish(run, best, "unknown poses", attempts, lenses)
 
 
-def _refuse_impossible(best: Attempt, lenses: dict[int, LensUncertainty]) -> None:
-    """Raise when the lens of the best model cannot be true or cannot be told from the scene."""
+def _refuse_impossible(run: Run, best: Attempt, lenses: dict[int, LensUncertainty]) -> None:
+    """Raise when the best model cannot be true, or its lens cannot be told from the scene."""
     assert best.stats is not None
+    stats = best.stats
     worst = max((lens.focal for lens in lenses.values()), default=0.0)
-    if not best.stats.bad_lens and worst <= MAX_FOCAL_STD:
+    if not stats.bad_lens and worst <= MAX_FOCAL_STD and stats.angle_deg >= MIN_ANGLE_DEG:
         return
+    facts = match_stats(run.pycolmap, best.database, len(run.scene))
+    if facts.turned_on_the_spot or stats.angle_deg < MIN_ANGLE_DEG:
+        raise explain_failure(facts, [v.name for v in run.scene.views])
     why = (
         "needs an impossible lens"
-        if best.stats.bad_lens
+        if stats.bad_lens
         else f"leaves the focal length open by {100 * worst:.0f} %"
     )
     raise InputError(
-        f"the pictures overlap too little to measure the scene: the best model places {best.stats.registered} of "
-        f"{best.stats.total} pictures and {why}",
+        f"the pictures overlap too little to measure the scene: the best model places {stats.registered} of "
+        f"{stats.total} pictures and {why}",
         remedy="give the camera's intrinsics, or take more pictures with more overlap",
     )
 

@@ -17,7 +17,7 @@ from relief3d.sfm.config import MapRecipe, Recipe
 from relief3d.sfm.consistency import SUPPORT_POINTS, Agreement, agreement, read_verified
 from relief3d.sfm.refine import refine_model
 
-MIN_EXPLAINED = 0.25
+MIN_EXPLAINED = 0.5
 """Given poses that explain a smaller share of the verified matches do not belong to the pictures."""
 
 MIN_MATCHES = 100
