@@ -55,7 +55,12 @@ class WorldBuilder:
     """
 
     def __init__(
-        self, rng: np.random.Generator, layout: Layout, bank: TextureBank, max_materials: int, plain: float = 0.25
+        self,
+        rng: np.random.Generator,
+        layout: Layout,
+        bank: TextureBank,
+        max_materials: int,
+        plain: float = 0.25,
     ) -> None:
         self.rng = rng
         self.layout = layout

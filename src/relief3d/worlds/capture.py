@@ -54,7 +54,7 @@ def demo_capture(seed: int, n_views: int = 24, size: tuple[int, int] = (640, 480
     """
     if n_views < 2:
         raise InputError(f"a capture needs at least two views, got {n_views}")
-    world = make_world(seed, demo_config())
+    world = make_world(seed, demo_config()).compact()
     rng = np.random.default_rng(derive_seed(seed, "capture"))
     poses = _clear_path(world, rng, n_views)
     width, height = size

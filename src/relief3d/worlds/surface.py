@@ -196,15 +196,13 @@ def _albedo(
         materials.texels, materials.size, materials.layers, m[col.M_LAYER].to(torch.int32), tu, tv, level
     )
     shift = slot.to(u.dtype) * 7.31
-    frequency = 5.0
-    dirt = lookup_volume(
-        materials.noise, local.x * frequency + shift, local.y * frequency + shift, local.z * frequency - shift
-    )
-    fine = lookup_volume(
-        materials.noise, local.x * 37.0 + shift, local.y * 37.0 - shift, local.z * 37.0 + shift
-    )
-    fade = (1.5 - footprint * 37.0).clamp(0, 1)
-    stain = 1 + m[col.M_DIRT] * ((dirt - 0.5) + 0.6 * fade * (fine - 0.5))
+    stain = torch.zeros_like(u)
+    # Blotches, grain and speckle; the finer ones fade out before they could alias.
+    for cells, weight in ((5.0, 1.0), (37.0, 0.6), (140.0, 0.6)):
+        x, y, z = local.x * cells + shift, local.y * cells - shift, local.z * cells + shift
+        fade = (1.5 - footprint * cells).clamp(0, 1)
+        stain = stain + weight * fade * (lookup_volume(materials.noise, x, y, z) - 0.5)
+    stain = 1 + m[col.M_DIRT] * stain
     out = []
     for value, gain, bias in zip(
         (red, green, blue), m[col.M_GAIN : col.M_GAIN + 3], m[col.M_BIAS : col.M_BIAS + 3], strict=True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import InputError
+from relief3d.worlds import layout as col
 from relief3d.worlds.layout import Layout
 from relief3d.worlds.lighting import Lighting
 from relief3d.worlds.renderer import Appearance, Pixels, RenderedViews, render_pixels
@@ -84,6 +85,17 @@ class World:
         """One world of the batch, as a batch of one."""
         cut: dict[str, Any] = {name: getattr(self, name)[index : index + 1] for name in _PER_WORLD}
         return replace(self, **cut, names=self.names[index : index + 1])
+
+    def compact(self) -> World:
+        """The same worlds without the slots that none of them uses; call it once, it waits for the device."""
+        used = (self.slots[..., col.ALIVE] > 0.5).any(0)
+        keep = torch.nonzero(used)[:, 0]
+        counts = {kind: int(used[a:b].sum()) for kind, a, b in self.layout.ranges}
+        cut: dict[str, Any] = {
+            name: getattr(self, name)[:, keep] for name in ("slots", "motion", "face", "instance")
+        }
+        names = tuple(tuple(row[i] for i in keep.tolist()) for row in self.names)
+        return replace(self, layout=Layout.of(counts), names=names, **cut)
 
     def frame(self, world_of: Tensor, times: Tensor) -> Frame:
         """Primitives of images that show ``world_of`` (I,) at ``times`` (I,)."""

@@ -31,7 +31,7 @@ SHAPES = (
 
 
 def _skin(b: WorldBuilder, size: float) -> int:
-    if b.rng.random() < 0.25:
+    if b.rng.random() < b.plain:
         return b.flat(
             muted_colour(b.rng, 0.15, 0.9), specular=b.rng.uniform(0, 0.4), gloss=b.rng.uniform(10, 90)
         )

@@ -11,7 +11,7 @@ from relief3d.worlds.builder import WorldBuilder, axis_matrix, tilt_matrix
 from relief3d.worlds.layout import Kind
 from relief3d.worlds.patterns import muted_colour
 
-SURFACE = ("wood", "marble", "metal", "paint")
+SURFACE = ("wood", "marble", "metal", "stone", "plaster", "tiles")
 CLOTH = ("stripes", "carpet", "plaster", "photo")
 PRINTED = ("poster", "text", "photo")
 
@@ -25,7 +25,7 @@ def cloth(b: WorldBuilder) -> int:
 
 def timber(b: WorldBuilder) -> int:
     """A wooden or lacquered material."""
-    if b.rng.random() < 0.25:
+    if b.rng.random() < b.plain:
         return b.flat(muted_colour(b.rng, 0.2, 0.9), specular=0.1, gloss=60)
     return b.material(
         b.layer(*SURFACE),
@@ -33,6 +33,7 @@ def timber(b: WorldBuilder) -> int:
         tint=b.rng.uniform(0.6, 1.2),
         specular=0.05,
         gloss=40,
+        dirt=0.2,
     )
 
 
