@@ -101,7 +101,7 @@ def check_and_filter(
         view, own.inverse_depth, others, pixels=config.check_pixels, relative=config.check_relative
     )
     keep = (own.inverse_depth > 0) & (agreement.count >= config.needed_agreement(len(task.neighbours)))
-    keep &= agreement.count > agreement.against
+    keep &= agreement.count > config.contradiction * agreement.against
     strict = float((agreement.strict >= 2).float().mean())
     inverse = agreement.inverse_depth if config.average else own.inverse_depth
     if config.edge_jump > 0:
