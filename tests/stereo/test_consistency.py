@@ -77,3 +77,17 @@ def test_confidence_orders_by_agreement_then_correlation() -> None:
     count, zncc = torch.tensor([[0, 2, 2, 6, 8]]), torch.tensor([[1.0, 0.5, 0.9, 0.2, 1.0]])
     score = confidence(count, zncc, 8)[0]
     assert bool((score.diff() > 0).all()) and float(score.max()) <= 1.0 and float(score.min()) >= 0.0
+
+
+def test_neighbours_that_look_through_a_point_speak_against_it() -> None:
+    views, inverse = _exact()
+    floating = inverse[2].clone()
+    floating[20:30, 20:40] *= 1.5  # in front of the wall: the others see the wall behind it
+    behind = inverse[2].clone()
+    behind[20:30, 20:40] *= 0.7  # behind the wall: hidden, which is no contradiction
+    others = [(views[i], inverse[i]) for i in (1, 3)]
+    front = check_view(views[2], floating, others, pixels=2.0, relative=0.02)
+    back = check_view(views[2], behind, others, pixels=2.0, relative=0.02)
+    assert float((front.against[22:28, 24:36] >= 1).float().mean()) > 0.9
+    assert int(back.against[22:28, 24:36].sum()) == 0
+    assert float((front.against[50:90, 5:30] >= 1).float().mean()) < 0.05
