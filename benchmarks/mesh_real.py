@@ -4,7 +4,7 @@
 
 Poses are the given ones and depth ranges come from the true depth, so this measures stereo and fusion. Each
 row is one choice of consistency and minimum weight; precision, recall and F are at 1 % and 2 % of the
-diagonal of the reference mesh, from 200k area-uniform samples of both. ``ceiling`` fuses the true depth of the
+scene's diagonal (box of 98 % of the true points), from 200k area-uniform samples of both. ``ceiling`` fuses the true depth of the
 pixels that another view sees, which no stereo can exceed. Prints one JSON object.
 """
 
@@ -29,6 +29,7 @@ from relief3d.eval.metrics.mesh import evaluate_meshes
 from relief3d.fusion.filters import FilterConfig
 from relief3d.fusion.frames import DepthFrame
 from relief3d.fusion.fuse import FusionConfig, FusionResult, fuse_frames
+from relief3d.fusion.voxel_size import choose_voxel_size
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.images import write_image
 from relief3d.render.pictures import orbit_cameras, render_mesh, scaled_camera, up_direction
@@ -49,7 +50,7 @@ SETS: dict[str, dict[str, Any]] = {
         "views": 48,
         "must": (0.58, 0.72),
         "good": (0.70, 0.82),
-        "rows": [(0, 4.0), (0, 6.0), (1, 1.0), (1, 2.0), (1, 3.0), (2, 1.0), (2, 2.0)],
+        "rows": [(0, 4.0), (1, 1.0), (1, 2.0), (2, 1.0)],
         "width": 384,
     },
 }
@@ -152,9 +153,9 @@ def seen_elsewhere(frames: list[DepthFrame], tolerance: float = 0.05) -> list[De
     return out
 
 
-def row(result: FusionResult, reference: Mesh) -> dict[str, Any]:
+def row(result: FusionResult, reference: Mesh, diagonal: float) -> dict[str, Any]:
     """Numbers of one mesh."""
-    got = evaluate_meshes(result.mesh, reference, (0.01, 0.02), relative=True)
+    got = evaluate_meshes(result.mesh, reference, (0.01, 0.02), diagonal=diagonal)
     return {
         "faces": int(result.mesh.faces.shape[0]),
         "min_weight": result.min_weight,
@@ -179,6 +180,8 @@ def run(name: str, cache: Path | None, pictures: Path | None) -> dict[str, Any]:
     fine = FusionConfig(min_weight=1.0, filters=FilterConfig(edge_ratio=0.0), clean="full", with_color=False)
     reference = fuse_frames(truth, fine)
     voxel = reference.voxel_size
+    # The box of 98 % of the points along each axis: a few stray depths must not widen the thresholds.
+    diagonal = choose_voxel_size(truth).diagonal
     began = time.perf_counter()
     maps = stereo_maps(name, scene, cache)
     stereo_seconds = time.perf_counter() - began
@@ -186,17 +189,17 @@ def run(name: str, cache: Path | None, pictures: Path | None) -> dict[str, Any]:
     base = FusionConfig(
         voxel_size=voxel, filters=FilterConfig(edge_ratio=1.1), clean="standard", with_color=False
     )
-    rows["ceiling"] = row(fuse_frames(seen_elsewhere(truth), fine), reference.mesh)
+    rows["ceiling"] = row(fuse_frames(seen_elsewhere(truth), fine), reference.mesh, diagonal)
     for agreeing, weight in SETS[name]["rows"]:
         began = time.perf_counter()
         fused = fuse_frames(
             frames_from(scene, maps, agreeing, False), dataclasses.replace(base, min_weight=weight)
         )
         rows[f"agree>={agreeing} weight>={weight:g}"] = {
-            **row(fused, reference.mesh),
+            **row(fused, reference.mesh, diagonal),
             "fusion_s": round(time.perf_counter() - began, 2),
         }
-    rows["default"] = row(fuse_frames(frames_from(scene, maps, 1, False), base), reference.mesh)
+    rows["default"] = row(fuse_frames(frames_from(scene, maps, 1, False), base), reference.mesh, diagonal)
     if pictures is not None:
         coloured = fuse_frames(frames_from(scene, maps, 1, True), dataclasses.replace(base, with_color=True))
         draw(name, coloured.mesh, reference.mesh, scene, pictures)

@@ -199,17 +199,19 @@ def evaluate_meshes(
     thresholds: Sequence[float] = (0.01, 0.02),
     *,
     relative: bool = True,
+    diagonal: float | None = None,
     samples: int = 200_000,
     seed: int = 0,
     backend: NearestBackend = "auto",
 ) -> MeshMetrics:
-    """Compare two meshes by area-uniform samples; the diagonal is that of the reference's vertices.
+    """Compare two meshes by area-uniform samples; see :class:`MeshMetrics`.
 
     Args:
         predicted: mesh in the frame and unit of the reference.
         reference: mesh.
         thresholds: shares of the reference's diagonal, or world units when ``relative`` is False.
         relative: what the thresholds mean.
+        diagonal: of the scene; None takes the bounding box of the reference's used vertices, outliers included.
         samples: points per surface.
         seed: of the sampling.
         backend: nearest-neighbour search.
@@ -226,7 +228,7 @@ def evaluate_meshes(
         second,
         thresholds,
         relative=relative,
-        diagonal=bounding_diagonal(used),
+        diagonal=bounding_diagonal(used) if diagonal is None else diagonal,
         backend=backend,
     )
 
