@@ -137,12 +137,14 @@ def prepare(run: Run, recipe: Recipe) -> tuple[list[Lens], Path]:
     return lenses, matched
 
 
-def _models(run: Run, recipe: Recipe, lenses: Sequence[Lens], database: Path) -> list[Any]:
+def _models(
+    run: Run, recipe: Recipe, lenses: Sequence[Lens], database: Path, time_limit: float | None
+) -> list[Any]:
     config = run.config
     if recipe.mapping.kind == "incremental":
         return mapping.map_incremental(
             run.pycolmap, database, recipe.mapping, lenses, run.progress,
-            views=len(run.scene), seed=config.seed, threads=config.threads, time_limit=config.time_budget,
+            views=len(run.scene), seed=config.seed, threads=config.threads, time_limit=time_limit,
         )  # fmt: skip
     copy = run.folder / "global.db"
     shutil.copyfile(database, copy)
@@ -157,7 +159,7 @@ def _models(run: Run, recipe: Recipe, lenses: Sequence[Lens], database: Path) ->
         copy.unlink(missing_ok=True)
 
 
-def make_attempt(run: Run, recipe: Recipe) -> Attempt:
+def make_attempt(run: Run, recipe: Recipe, time_limit: float | None = None) -> Attempt:
     """Build the models of one recipe, take wrong views out, keep the best model."""
     began = time.monotonic()
     lenses, database = prepare(run, recipe)
@@ -165,7 +167,7 @@ def make_attempt(run: Run, recipe: Recipe) -> Attempt:
     fixed = frozenset(k + 1 for k, lens in enumerate(lenses) if lens.fixed)
     verified = read_verified(run.pycolmap, database, len(run.scene))
     best = Attempt(recipe, lenses, database)
-    for model in _models(run, recipe, lenses, database):
+    for model in _models(run, recipe, lenses, database, time_limit):
         dropped = drop_unsupported(model, verified)
         if model.num_reg_images() < 2 or model.num_points3D() == 0:
             continue
@@ -193,7 +195,7 @@ def run_ladder(run: Run) -> list[Attempt]:
             run.progress.message("no further attempt: the time budget is used up")
             break
         before = max((a.placed for a in attempts), default=0)
-        attempts.append(make_attempt(run, recipe))
+        attempts.append(make_attempt(run, recipe, run.config.time_budget if attempts else None))
         weak = attempts[-1].weaknesses()
         since_gain = 0 if attempts[-1].placed > before else since_gain + 1
         if run.config.effort != "max" and (not weak or (before > 0 and since_gain >= PATIENCE)):

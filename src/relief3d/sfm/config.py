@@ -29,7 +29,10 @@ class SfmConfig:
         overlap: in ordered sets each picture is matched with this many followers.
         refine_poses: bundle-adjust given poses instead of keeping them.
         effort: ``single`` runs one attempt, ``auto`` retries while the model is weak, ``max`` runs all attempts.
-        time_budget: seconds after which no further attempt starts (a running one is finished).
+        time_budget: seconds after which no further attempt starts; also the limit of a retry's mapping. The first
+            attempt takes the time it needs.
+        max_focal_std: a model whose estimated focal length has a larger relative standard deviation is refused,
+            since its depth would be wrong by as much. Sound sets lie below 0.01; three good views at 0.05.
         min_views: fewer registered views than this are refused.
         seed: of every random choice.
         threads: worker threads; results are reproducible bit for bit only with 1.
@@ -45,6 +48,7 @@ class SfmConfig:
     refine_poses: bool = False
     effort: Effort = "auto"
     time_budget: float = 600.0
+    max_focal_std: float = 0.06
     min_views: int = 2
     seed: int = 0
     threads: int = 1

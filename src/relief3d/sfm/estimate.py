@@ -23,8 +23,8 @@ from relief3d.sfm.model import model_stats
 from relief3d.sfm.refine import LensUncertainty, refine_model
 from relief3d.sfm.work_files import pixel_digest, view_fingerprint, write_report
 
-MAX_FOCAL_STD = 0.15
-"""Relative standard deviation of an estimated focal length above which a model is refused."""
+POSE_ERROR_PX = 1.0
+"""Median distance of matches from the epipolar lines of given poses above which a warning is given."""
 
 MIN_ANGLE_DEG = 0.7
 """Median angle between the rays to a point below which the scene has no measurable depth."""
@@ -127,7 +127,7 @@ def _refuse_impossible(run: Run, best: Attempt, lenses: dict[int, LensUncertaint
     assert best.stats is not None
     stats = best.stats
     worst = max((lens.focal for lens in lenses.values()), default=0.0)
-    if not stats.bad_lens and worst <= MAX_FOCAL_STD and stats.angle_deg >= MIN_ANGLE_DEG:
+    if not stats.bad_lens and worst <= run.config.max_focal_std and stats.angle_deg >= MIN_ANGLE_DEG:
         return
     facts = match_stats(run.pycolmap, best.database, len(run.scene))
     if facts.turned_on_the_spot or stats.angle_deg < MIN_ANGLE_DEG:
@@ -157,6 +157,11 @@ def _finish(
     fixed = frozenset(k + 1 for k, lens in enumerate(best.lenses) if lens.fixed)
     best.stats = model_stats(best.model, len(run.scene), fixed)
     best.fit = agreement(best.model, read_verified(run.pycolmap, best.database, len(run.scene)))
+    warnings = best.weaknesses()
+    if given and not run.config.refine_poses and best.fit.matches and best.fit.median_px > POSE_ERROR_PX:
+        warnings.append(
+            f"the given poses miss the matches by {best.fit.median_px:.1f} px (median); adjusting them would help"
+        )
     report: dict[str, Any] = best.stats.as_dict() | {
         "explained": round(best.fit.explained, 4),
         "match_error_px": round(best.fit.median_px, 3) if best.fit.matches else None,
@@ -166,7 +171,7 @@ def _finish(
         "lenses": {str(k): v.as_dict() for k, v in lenses.items()},
         "seconds": {k: round(v, 2) for k, v in run.seconds.items()},
         "unplaced": [v.name for v in scene.views if not _placed(v)],
-        "warnings": best.weaknesses(),
+        "warnings": warnings,
     }
     write_report(run.folder / "report.json", report)
     return SfmResult(scene, report)

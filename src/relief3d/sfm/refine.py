@@ -59,6 +59,7 @@ def refine_model(
     *,
     seed: int,
     threads: int = 1,
+    max_prior_std: float = 0.05,
 ) -> dict[int, LensUncertainty]:
     """Adjust a COLMAP model in place and say how certain its estimated lenses are.
 
@@ -72,15 +73,28 @@ def refine_model(
         progress: gets one stage.
         seed: of COLMAP's random numbers.
         threads: of the solver.
+        max_prior_std: lenses with a focal length from EXIF go back to it when the views leave theirs
+            open by more than this (relative standard deviation).
 
     Returns:
         COLMAP camera id -> uncertainty, for estimated lenses whose covariance could be computed.
     """
     used = [model.image(i).camera_id for i in model.reg_image_ids()]
     free = [k + 1 for k, lens in enumerate(lenses) if not lens.fixed and k + 1 in used]
-    central = {c for c in free if used.count(c) >= MIN_VIEWS_FOR_CENTRE}
 
     def work(_token: Any) -> dict[int, LensUncertainty]:
+        found = adjusted(free)
+        loose = {
+            c for c in free if lenses[c - 1].prior_focal and c in found and found[c].focal > max_prior_std
+        }
+        if not loose:
+            return found
+        for c in loose:
+            model.camera(c).params = list(lenses[c - 1].params)
+        return adjusted([c for c in free if c not in loose])
+
+    def adjusted(free: list[int]) -> dict[int, LensUncertainty]:
+        central = {c for c in free if used.count(c) >= MIN_VIEWS_FOR_CENTRE}
         trusted = central
         if central and central != set(free):
             _solve(pycolmap, model, free, set(), threads)

@@ -30,7 +30,7 @@ def view_fingerprint(view: View) -> list[object]:
     """What identifies a view's pixels: the file's size and time, or the pixels themselves."""
     camera = view.camera
     identity: list[object] = [view.name, camera.width, camera.height]
-    if view.path is not None and view.path.is_file() and not view.name.partition("#")[2]:
+    if view.path is not None and view.path.is_file():
         facts = view.path.stat()
         identity += [facts.st_size, facts.st_mtime_ns, view.time]
     else:
