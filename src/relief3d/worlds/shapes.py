@@ -187,12 +187,13 @@ def superquadric_value(p: Vec, s: Shape) -> tuple[Tensor, Vec]:
         (p.y.abs() / s.s1).clamp_min(1e-5),
         (p.z.abs() / s.s2).clamp_min(1e-5),
     )
-    ax, ay = torch.pow(ux, pe), torch.pow(uy, pe)
+    # exp(e log u): both vectorise, unlike a power with a tensor as exponent.
+    ax, ay = torch.exp(pe * torch.log(ux)), torch.exp(pe * torch.log(uy))
     ring = ax + ay
-    ring_q = torch.pow(ring, qe / pe)
-    az = torch.pow(uz, qe)
+    ring_q = torch.exp(qe / pe * torch.log(ring))
+    az = torch.exp(qe * torch.log(uz))
     total = ring_q + az
-    norm = torch.pow(total, 1.0 / qe)
+    norm = torch.exp(torch.log(total) / qe)
     scale = torch.minimum(torch.minimum(s.s0, s.s1), s.s2)
     common = scale * norm / total
     flat = common * ring_q / ring
