@@ -288,3 +288,43 @@ def test_a_picture_that_differs_from_its_camera_is_refused(tmp_path):
 def test_options_out_of_range_are_refused():
     with pytest.raises(InputError, match="out of range"):
         SfmConfig(threads=0)
+
+
+def test_the_global_mapper_finds_the_same_cameras(room, tmp_path):
+    config = dataclasses.replace(FAST, mapper="global")
+    result = estimate_cameras(room[0], config, tmp_path)
+    report = evaluate_cameras(poses_of(result.scene), room[1])
+    assert report.registered == 6 and report.auc["5"] > 85.0
+    assert result.report["chosen"] == "global"
+
+
+class MutualMatcher:
+    """Stands for a learned matcher: SIFT keypoints with float descriptors, paired by mutual nearest neighbours."""
+
+    name = "disk-lightglue"
+
+    def extract(self, image):
+        import pycolmap
+
+        from relief3d.sfm.config import FeatureRecipe
+        from relief3d.sfm.database import extract_sift
+
+        found = extract_sift(pycolmap, image, None, FeatureRecipe(max_features=600))
+        values = torch.nn.functional.normalize(found.descriptors.float(), dim=1)
+        return dataclasses.replace(found, descriptors=values)
+
+    def match(self, first, second):
+        similarity = first.descriptors @ second.descriptors.T
+        there, back = similarity.argmax(1), similarity.argmax(0)
+        mutual = (back[there] == torch.arange(len(first))) & (similarity.amax(1) > 0.8)
+        rows = torch.nonzero(mutual)[:, 0]
+        return torch.stack([rows, there[rows]], 1)
+
+
+def test_matches_of_a_learned_matcher_reach_the_mapper(tmp_path, monkeypatch):
+    monkeypatch.setattr("relief3d.sfm.estimate.make_matcher", lambda *_: MutualMatcher())
+    scene, poses = make_scene(4, known="K")
+    config = dataclasses.replace(FAST, features="disk-lightglue")
+    result = estimate_cameras(scene, config, tmp_path)
+    report = evaluate_cameras(poses_of(result.scene), poses)
+    assert report.registered == 4 and report.auc["5"] > 85.0

@@ -17,8 +17,9 @@ from relief3d.matching.base import Matcher
 from relief3d.sfm import mapping
 from relief3d.sfm.config import Recipe, SfmConfig
 from relief3d.sfm.consistency import Agreement, agreement, drop_unsupported, read_verified
-from relief3d.sfm.database import match_database, relens, write_features
+from relief3d.sfm.database import relens, write_features
 from relief3d.sfm.lenses import Lens, group_lenses
+from relief3d.sfm.matches import match_database
 from relief3d.sfm.model import ModelStats, model_stats
 from relief3d.sfm.pairs import choose_pairs
 from relief3d.sfm.recipes import ladder

@@ -21,6 +21,7 @@ class SfmConfig:
     Attributes:
         features: keypoints and matcher; everything but ``sift`` needs local weights.
         weights: folder or file with the weights of a learned matcher.
+        device: where a learned matcher runs: auto, cpu, or an accelerator's name.
         max_image_size: longer pictures are shrunk for feature extraction only.
         max_features: keypoints per picture in the first attempt.
         mapper: ``auto`` starts with the incremental mapper and may try the global one.
@@ -40,6 +41,7 @@ class SfmConfig:
 
     features: FeatureKind = "sift"
     weights: Path | None = None
+    device: str = "cpu"
     max_image_size: int = 3200
     max_features: int = 8192
     mapper: MapperKind = "auto"

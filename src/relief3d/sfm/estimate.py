@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relief3d.core.contract import Scene, View
+from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.matching.registry import LICENCE_NOTICE, make_matcher
@@ -76,7 +77,9 @@ def estimate_cameras(
     _check_input(scene)
     folder = Path(workdir)
     folder.mkdir(parents=True, exist_ok=True)
-    matcher = None if config.features == "sift" else make_matcher(config.features, config.weights)
+    matcher = None
+    if config.features != "sift":
+        matcher = make_matcher(config.features, config.weights, resolve_device(config.device))
     if config.features in LICENCE_NOTICE:
         progress.message(f"note: {LICENCE_NOTICE[config.features]}")
     run = Run(pycolmap, scene, config, folder, progress, matcher, [view_fingerprint(v) for v in scene.views])
