@@ -346,8 +346,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     changes = {k: json.loads(v) for k, v in (item.split("=", 1) for item in options.set)}
-    old = json.loads(OUTPUT.read_text()) if OUTPUT.exists() else {}
-    rows = dict(old.get("rows", {}))
+    rows: dict[str, Any] = {}
     for name in options.sets:
         rows[name] = run_set(name, options.pictures, changes)
         show(name, rows[name])
@@ -357,6 +356,8 @@ def main() -> None:
         ["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True, check=False
     )
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    # Read as late as possible: runs of other sets may have finished meanwhile.
+    old = json.loads(OUTPUT.read_text()).get("rows", {}) if OUTPUT.exists() else {}
     record = {
         "command": "OMP_NUM_THREADS=1 python benchmarks/stereo_real.py",
         "commit": commit.stdout.strip(),
@@ -365,7 +366,7 @@ def main() -> None:
         "torch": torch.__version__,
         "peak_memory_gb": round(peak_rss() / 1e9, 2),
         "targets": TARGETS,
-        "rows": rows,
+        "rows": {**old, **rows},
     }
     OUTPUT.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -39,7 +39,8 @@ class StereoConfig:
             than ``few_neighbours`` neighbours.
         contradiction: how many confirmations one neighbour outweighs that sees something well behind the point.
         average: replace a kept depth by the mean over the agreeing views.
-        min_component: kept regions with fewer pixels are dropped (speckles).
+        min_component: kept regions with fewer pixels are dropped (speckles, and small patches of common
+            mistakes); at most a hundredth of a small picture.
         component_step: planes by which adjacent pixels of one region may differ.
         edge_jump: second difference of inverse depth, in planes, above which a pixel lies on a depth edge
             and is dropped (fattened borders); 0 keeps them.
@@ -76,7 +77,7 @@ class StereoConfig:
     few_neighbours: int = 4
     contradiction: float = 2.0
     average: bool = True
-    min_component: int = 40
+    min_component: int = 300
     component_step: float = 1.0
     edge_jump: float = 4.0
     refine_iterations: int = 0
@@ -152,6 +153,10 @@ class StereoConfig:
         if self.block:
             return self.block
         return 2 if device_type == "cpu" else 16
+
+    def least_region(self, pixels: int) -> int:
+        """Smallest region kept in a picture of so many pixels."""
+        return min(self.min_component, max(8, pixels // 100))
 
     def needed_agreement(self, neighbours: int) -> int:
         """Agreeing neighbours required from a view with so many neighbours."""

@@ -107,7 +107,9 @@ def check_and_filter(
     if config.edge_jump > 0:
         keep &= ~on_edge(own.inverse_depth, config.edge_jump * own.spacing)
     inverse = torch.where(keep, inverse, torch.zeros_like(inverse))
-    keep &= remove_speckles(inverse, config.component_step * own.spacing, config.min_component)
+    keep &= remove_speckles(
+        inverse, config.component_step * own.spacing, config.least_region(inverse.numel())
+    )
     inverse = torch.where(keep, inverse, torch.zeros_like(inverse))
     score = confidence(agreement.count, own.zncc, len(others)) * keep
     depth = Depth(_reciprocal(inverse).cpu(), keep.cpu(), metric, score.cpu())
