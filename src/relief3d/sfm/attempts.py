@@ -17,7 +17,7 @@ from relief3d.matching.base import Matcher
 from relief3d.sfm import mapping
 from relief3d.sfm.config import Recipe, SfmConfig
 from relief3d.sfm.consistency import Agreement, agreement, drop_unsupported, read_verified
-from relief3d.sfm.database import relens, write_features
+from relief3d.sfm.database import write_features
 from relief3d.sfm.lenses import Lens, group_lenses
 from relief3d.sfm.matches import match_database
 from relief3d.sfm.model import ModelStats, model_stats
@@ -113,26 +113,24 @@ def prepare(run: Run, recipe: Recipe) -> tuple[list[Lens], Path]:
     lenses = group_lenses(
         views, per_view=recipe.mapping.camera_per_view, focal_factor=recipe.mapping.focal_factor
     )
-    feature_key = digest(run.fingerprints, asdict(recipe.features))
-    key = digest(feature_key, lens_key(lenses))
-    source, features = run.folder / f"keypoints-{feature_key}.db", run.folder / f"features-{key}.db"
+    key = digest(run.fingerprints, asdict(recipe.features))
+    keypoints = run.folder / f"keypoints-{key}.db"
     since = time.monotonic()
     write_features(
-        run.pycolmap, source, views, lenses, recipe.features, run.progress,
+        run.pycolmap, keypoints, views, lenses, recipe.features, run.progress,
         threads=config.threads, matcher=run.matcher,
     )  # fmt: skip
-    relens(run.pycolmap, source, features, views, lenses)
     run.spend("features", since)
     since = time.monotonic()
     pairs = choose_pairs(
-        run.pycolmap, features, len(views),
+        run.pycolmap, keypoints, len(views),
         kind=config.pairs, ordered=run.scene.ordered, overlap=config.overlap, can_probe=run.matcher is None,
     )  # fmt: skip
-    match_key = digest(key, asdict(recipe.matches), pairs, config.seed)
-    matched = run.folder / f"matches-{match_key}.db"
+    key = digest(key, lens_key(lenses), asdict(recipe.matches), pairs, config.seed)
+    matched = run.folder / f"matches-{key}.db"
     match_database(
-        run.pycolmap, features, matched, pairs, recipe.matches, run.progress,
-        seed=config.seed, threads=config.threads, matcher=run.matcher, views=views,
+        run.pycolmap, keypoints, matched, views, lenses, pairs, recipe.matches, run.progress,
+        seed=config.seed, threads=config.threads, matcher=run.matcher,
     )  # fmt: skip
     run.spend("matching", since)
     return lenses, matched

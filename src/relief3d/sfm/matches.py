@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -20,9 +19,10 @@ from relief3d.sfm.database import (
     load_checked,
     open_database,
     publish,
-    remove_database,
+    relens,
     view_file_name,
 )
+from relief3d.sfm.lenses import Lens
 
 PAIR_BLOCK = 64
 """Pairs matched between two progress reports."""
@@ -49,8 +49,10 @@ def verification_options(pycolmap: ModuleType, recipe: MatchRecipe, seed: int) -
 
 def match_database(
     pycolmap: ModuleType,
-    features: Path,
+    keypoints: Path,
     path: Path,
+    views: Sequence[View],
+    lenses: Sequence[Lens],
     pairs: Sequence[tuple[int, int]],
     recipe: MatchRecipe,
     progress: Progress,
@@ -58,28 +60,27 @@ def match_database(
     seed: int,
     threads: int = 1,
     matcher: Matcher | None = None,
-    views: Sequence[View] = (),
 ) -> None:
     """Match and verify pairs of views; the result is a database with everything the mapper needs.
 
     Args:
         pycolmap: the module.
-        features: database written by :func:`write_features`.
+        keypoints: database written by :func:`relief3d.sfm.database.write_features`.
         path: target database, complete when the file exists.
+        views: all views.
+        lenses: what their intrinsics are and which they share.
         pairs: view indices i < j.
         recipe: matching settings.
         progress: one step per pair.
         seed: of the verification's random samples.
         threads: of COLMAP.
-        matcher: a learned matcher; ``views`` then gives it the pictures' sizes.
-        views: all views.
+        matcher: a learned matcher, or None for SIFT.
     """
     if path.exists():
         return
     part = path.with_name(path.name + ".part")
     if not part.exists():
-        remove_database(part)
-        shutil.copyfile(features, part)
+        relens(pycolmap, keypoints, part, views, lenses)
     with quiet(pycolmap), stage(progress, "matching", len(pairs)):
         todo = _unmatched(pycolmap, part, pairs)
         if len(pairs) > len(todo):
