@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -16,21 +17,23 @@ from torch import Tensor
 from relief3d.worlds.layout import Kind, Layout
 from relief3d.worlds.lighting import Lighting, light_ray, shade, sky_colour
 from relief3d.worlds.renderer import NO_SHADOW, SURFACE_OFFSET, Appearance, Pixels
-from relief3d.worlds.shapes import Vec
+from relief3d.worlds.shapes import HIT, Vec
 from relief3d.worlds.surface import Materials, Surface, shade_inputs, surface_plan
-from relief3d.worlds.tracing import Frame, hit_group
+from relief3d.worlds.tracing import Frame, hit_slots
 
 UNROLL = {Kind.BOX: 6, Kind.ELLIPSOID: 4, Kind.CYLINDER: 4, Kind.CONE: 2}
 """Slots tested per kernel; kinds that march along the ray are tested one by one."""
 
 
 def _nearest_step(kind: Kind) -> Callable[..., tuple[Tensor, Tensor]]:
+    hit = HIT[kind]
+
     def step(
         best: Tensor, slot: Tensor, index: Tensor, columns: Tensor, waves: Tensor, o: Vec, d: Vec
     ) -> tuple[Tensor, Tensor]:
         part = columns.index_select(2, index)
         for k in range(index.shape[0]):
-            t = hit_group(kind, part[:, :, k, None], o, d, waves)
+            t = hit_slots(hit, part[:, :, k, None], o, d, waves)
             slot = torch.where(t < best, index[k], slot)
             best = torch.minimum(best, t)
         return best, slot
@@ -39,12 +42,14 @@ def _nearest_step(kind: Kind) -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _blocked_step(kind: Kind) -> Callable[..., Tensor]:
+    hit = HIT[kind]
+
     def step(
         seen: Tensor, limit: Tensor, index: Tensor, columns: Tensor, waves: Tensor, o: Vec, d: Vec
     ) -> Tensor:
         part = columns.index_select(2, index)
         for k in range(index.shape[0]):
-            t = hit_group(kind, part[:, :, k, None], o, d, waves)
+            t = hit_slots(hit, part[:, :, k, None], o, d, waves)
             seen = torch.where(t < limit, 0.0, seen)
         return seen
 
@@ -155,7 +160,17 @@ class Engine:
 
 
 def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
+    """Compile a private copy of a function or bound method.
+
+    torch keys its cache by code object and tells closures apart by guards only, which do not see that an
+    enumeration member in a closure differs: without a copy the kernel of one kind would serve another.
+    """
+    owner = getattr(function, "__self__", None)
+    plain: Any = getattr(function, "__func__", function)
+    copy = FunctionType(
+        plain.__code__.replace(), plain.__globals__, plain.__name__, plain.__defaults__, plain.__closure__
+    )
+    return torch.compile(copy if owner is None else MethodType(copy, owner), dynamic=False)
 
 
 @lru_cache(maxsize=4)

@@ -20,8 +20,6 @@ from relief3d.worlds.shapes import DISTANCE, HIT, Shape, Vec
 Groups = Sequence[tuple[Kind, Tensor]]
 """Slots to test: kind and slot indices (int64, 1-D)."""
 
-GroupHit = Callable[[Tensor, Vec, Vec, Tensor | None, Tensor], Tensor]
-
 ELEMENTS_AT_ONCE = 32_000
 """Elements of one temporary in the tiled CPU path. It fits the cache, and torch runs operations below 32768
 elements on one thread: tiles run side by side instead, without waiting for each other at every operation."""
@@ -93,10 +91,20 @@ def shape_of(p: Tensor | Sequence[Tensor], waves: Tensor | None) -> Shape:
     return Shape(p[col.S0], p[col.S1], p[col.S2], p[col.E0], p[col.E1], p[col.E2], p[col.BOUND], waves)
 
 
-def hit_group(kind: Kind, p: Tensor, o: Vec, d: Vec, waves: Tensor | None) -> Tensor:
-    """Distance along each ray to each slot of one kind; infinity for misses and unused slots."""
+def hit_slots(
+    hit: Callable[[Vec, Vec, Shape], Tensor], p: Tensor, o: Vec, d: Vec, waves: Tensor | None
+) -> Tensor:
+    """Distance along each ray to each slot of one kind; infinity for misses and unused slots.
+
+    Args:
+        hit: the kind's intersection, from :data:`relief3d.worlds.shapes.HIT`.
+        p: slot columns (SLOT_COLUMNS, ...) that broadcast with the rays.
+        o: world origins.
+        d: unit world directions.
+        waves: height-field waves, for ground.
+    """
     lo, ld = to_local(p, o, d)
-    t = HIT[kind](lo, ld, shape_of(p, waves))
+    t = hit(lo, ld, shape_of(p, waves))
     return torch.where(p[col.ALIVE] > 0.5, t, math.inf)
 
 
@@ -113,7 +121,7 @@ def _grouped(frame: Frame, groups: Groups, o: Vec, d: Vec, shape: torch.Size):  
         waves = frame.waves[..., None] if kind == Kind.GROUND else None
         for part in _chunks(index, rays):
             p = frame.columns.index_select(2, part)[..., None]
-            yield part, hit_group(kind, p, wide_o, wide_d, waves)
+            yield part, hit_slots(HIT[kind], p, wide_o, wide_d, waves)
 
 
 def nearest_hit(frame: Frame, groups: Groups, o: Vec, d: Vec) -> tuple[Tensor, Tensor]:

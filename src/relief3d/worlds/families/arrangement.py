@@ -130,7 +130,8 @@ def build_objects(b: WorldBuilder, config: WorldConfig) -> None:
         add_shape(b, kinds[int(rng.integers(len(kinds)))], size)
     while b.free(Kind.BOX) > 3:
         side = rng.choice([-1, 1])
-        half = (rng.uniform(0.2, 0.6), 0.02, rng.uniform(0.2, 0.5))
+        # Each of its own thickness: overlapping pictures with coplanar faces would flicker.
+        half = (rng.uniform(0.2, 0.6), 0.006 + 0.003 * b.free(Kind.BOX), rng.uniform(0.2, 0.5))
         b.begin("picture", (rng.uniform(-0.3, 0.3) * w, side * (d / 2 - 0.02), rng.uniform(1.2, 1.7)))
         b.add(Kind.BOX, (0, 0, 0), half, printed_box(b, half))
     warm = np.array([1.0, rng.uniform(0.85, 1), rng.uniform(0.7, 1)])
