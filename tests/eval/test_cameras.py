@@ -23,7 +23,8 @@ from relief3d.eval.metrics.cameras import (
 def turn_y(degrees: float) -> torch.Tensor:
     a = math.radians(degrees)
     return torch.tensor(
-        [[math.cos(a), 0.0, math.sin(a)], [0.0, 1.0, 0.0], [-math.sin(a), 0.0, math.cos(a)]], dtype=torch.float64
+        [[math.cos(a), 0.0, math.sin(a)], [0.0, 1.0, 0.0], [-math.sin(a), 0.0, math.cos(a)]],
+        dtype=torch.float64,
     )
 
 
@@ -142,7 +143,9 @@ def test_ate_with_and_without_scale():
 def test_ate_by_hand():
     # A unit square lifted alternately by +-0.1: the best rigid alignment is the identity.
     square = [pose((1, 1, 0)), pose((1, -1, 0)), pose((-1, -1, 0)), pose((-1, 1, 0))]
-    lifted = [pose((x, y, z)) for (x, y), z in zip([(1, 1), (1, -1), (-1, -1), (-1, 1)], [0.1, -0.1, 0.1, -0.1])]
+    lifted = [
+        pose((x, y, z)) for (x, y), z in zip([(1, 1), (1, -1), (-1, -1), (-1, 1)], [0.1, -0.1, 0.1, -0.1])
+    ]
     errors = ate(lifted, square, with_scale=False)
     assert errors is not None
     assert errors.rmse == pytest.approx(0.1) and errors.mean == pytest.approx(0.1)
