@@ -269,12 +269,12 @@ def ground_value(p: Vec, s: Shape) -> tuple[Tensor, Vec]:
 
 def hit_rounded_box(o: Vec, d: Vec, s: Shape) -> Tensor:
     """Entry into a rounded box."""
-    return _newton_convex(o, d, s, rounded_box_value, 9)
+    return _newton_convex(o, d, s, rounded_box_value, 6)
 
 
 def hit_superquadric(o: Vec, d: Vec, s: Shape) -> Tensor:
     """Entry into a superquadric with exponents of at least 2."""
-    return _newton_convex(o, d, s, superquadric_value, 10)
+    return _newton_convex(o, d, s, superquadric_value, 7)
 
 
 def _march(
