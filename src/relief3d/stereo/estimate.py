@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Depth, Scene
 from relief3d.core.errors import InputError
+from relief3d.core.parallel import map_on_cores
 from relief3d.core.progress import Progress, SilentProgress, stage
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.stereo.config import StereoConfig
@@ -187,7 +188,7 @@ def estimate_depths(
 ) -> StereoResult:
     """Depth of every view that overlaps enough others, from pictures and cameras alone.
 
-    Views are matched one after the other: memory is one cost volume and its aggregate (see
+    Views are matched one per core: memory is a cost volume and its aggregate for each (see
     :func:`relief3d.stereo.plan.plan_stereo`) plus, per view, the grey picture and three maps.
 
     Args:
@@ -220,14 +221,20 @@ def estimate_depths(
             raise InputError("stereo setting: neighbours must not be below min_neighbours")
         tasks = _plan_tasks(views, scene, config, ranges, reasons)
         winners: dict[int, Winner] = {}
+
+        def match(task: _Task) -> Winner:
+            sources = [views[n.index] for n in task.neighbours]
+            return match_view(views[task.position], sources, task.range, config)
+
+        def check(task: _Task) -> StereoDepth:
+            return check_and_filter(views, task, winners, config, scene.metric)
+
         with stage(progress, "stereo: matching", len(tasks)):
-            for task in tasks:
-                sources = [views[n.index] for n in task.neighbours]
-                winners[task.position] = match_view(views[task.position], sources, task.range, config)
+            for task, winner in zip(tasks, map_on_cores(match, tasks, device)):
+                winners[task.position] = winner
                 progress.advance(note=views[task.position].name)
         with stage(progress, "stereo: checking", len(tasks)):
-            for task in tasks:
-                done = check_and_filter(views, task, winners, config, scene.metric)
+            for done in map_on_cores(check, tasks, device):
                 results[done.index] = done
                 progress.advance(note=done.name)
     report = _report(results, config, time.monotonic() - began)
