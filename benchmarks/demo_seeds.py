@@ -52,7 +52,7 @@ def row(seed: int, numbers: dict, seconds: float) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--views", type=int, default=24)
+    parser.add_argument("--views", type=int, default=20)
     parser.add_argument("--quality", default="default")
     parser.add_argument("--out", type=Path, default=Path("results/foundation/demo_seeds.json"))
     args = parser.parse_args()

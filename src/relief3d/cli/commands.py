@@ -140,7 +140,7 @@ class DemoCommand:
     """Folder for the pictures, the truth and the result."""
     seed: int = 0
     """Which room."""
-    views: int = 24
+    views: int = 20
     """How many pictures."""
     width: int = 640
     """Picture width in pixels (4:3)."""

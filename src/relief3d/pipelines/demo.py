@@ -38,7 +38,7 @@ def run_demo(
     out: str | Path,
     *,
     seed: int = 0,
-    views: int = 24,
+    views: int = 20,
     width: int = 640,
     quality: str = "default",
     overwrite: bool = False,

@@ -37,6 +37,8 @@ class StereoConfig:
             closes within so many pixels and within this relative depth.
         min_agreeing: neighbours that must agree; lowered to ``min_agreeing_few`` when the view has fewer
             than ``few_neighbours`` neighbours.
+        single_witness: one agreeing neighbour (within 1 px and 1 %) is enough for a point that at most so many
+            neighbours' pictures contain, if none contradicts it: the rim of the scene; 0 switches this off.
         contradiction: how many confirmations one neighbour outweighs that sees something well behind the point.
         average: replace a kept depth by the mean over the agreeing views.
         min_component: kept regions with fewer pixels are dropped (speckles, and small patches of common
@@ -75,6 +77,7 @@ class StereoConfig:
     min_agreeing: int = 2
     min_agreeing_few: int = 1
     few_neighbours: int = 4
+    single_witness: int = 2
     contradiction: float = 2.0
     average: bool = True
     min_component: int = 300
@@ -126,7 +129,7 @@ class StereoConfig:
         presets: dict[str, dict[str, Any]] = {
             "fast": {"max_width": 384, "neighbours": 5, "best": 2},
             "default": {},
-            "strict": {**strict, "min_agreeing_few": 2},
+            "strict": {**strict, "min_agreeing_few": 2, "single_witness": 0},
             "fine": {**strict, "refine_iterations": 2},
         }
         if name not in presets:

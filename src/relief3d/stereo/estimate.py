@@ -101,7 +101,10 @@ def check_and_filter(
     agreement = check_view(
         view, own.inverse_depth, others, pixels=config.check_pixels, relative=config.check_relative
     )
-    keep = (own.inverse_depth > 0) & (agreement.count >= config.needed_agreement(len(task.neighbours)))
+    enough = agreement.count >= config.needed_agreement(len(task.neighbours))
+    rim = (agreement.seen <= config.single_witness) & (agreement.strict >= 1) & (agreement.against == 0)
+    enough |= rim
+    keep = (own.inverse_depth > 0) & enough
     keep &= agreement.count > config.contradiction * agreement.against
     strict = float((agreement.strict >= 2).float().mean())
     inverse = agreement.inverse_depth if config.average else own.inverse_depth

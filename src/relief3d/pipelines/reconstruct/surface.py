@@ -52,6 +52,8 @@ def solve_surface(
                 backend=config.fuser,
                 voxel_size=voxel,
                 clean=CleanConfig(smooth_iterations=2, target_faces=config.mesh_faces),
+                # Stereo depth was confirmed by other views already; sensor depth still needs their vote.
+                min_weight=1.0 if _by_stereo(scene, config) else 0.0,
                 with_color=config.texture != "none",
             ),
             device=resolve_device(config.device),
@@ -76,6 +78,10 @@ def solve_surface(
             write_splat_ply(out / "splats.ply", _thinned(points, MAX_SPLATS, config.seed))
     facts["points"] = len(points.xyz)
     return facts
+
+
+def _by_stereo(scene: Scene, config: ReconstructConfig) -> bool:
+    return config.depth_source == "stereo" or any(scene.views[i].depth is None for i in scene.posed)
 
 
 def _frame(scene: Scene, found: DepthMap) -> DepthFrame:
