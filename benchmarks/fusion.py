@@ -21,9 +21,9 @@ import torch
 from relief3d.core.contract import Camera, Mesh
 from relief3d.core.memory import peak_rss
 from relief3d.fusion.factory import make_fuser
+from relief3d.geometry.transforms import look_at
 from relief3d.render.factory import make_renderer
 from relief3d.render.open3d_backend import open3d_status
-from relief3d.render.pictures import look_at
 
 BOX_FACES = torch.tensor(
     [

@@ -138,6 +138,58 @@ def real_sets(data: Any) -> str:
     return text
 
 
+def cameras(data: Any) -> str:
+    names = sorted({key.split("/")[0] for key in data["rows"]})
+
+    def cell(name: str, known: str, who: str) -> str:
+        row = data["rows"].get(f"{name}/{known}/{who}")
+        if row is None:
+            return "not measured"
+        if row.get("refused"):
+            return "refused"
+        return f"{row['registered']}/{row['total']}, {num(row['auc']['5'], 1)}"
+
+    head = ["set", "pycolmap, K unknown", "relief3d, K unknown", "pycolmap, K given", "relief3d, K given"]
+    rows = [
+        [
+            name,
+            *(cell(name, known, who) for known in ("unknown", "given") for who in ("pycolmap", "relief3d")),
+        ]
+        for name in names
+    ]
+    text = table(head, rows) + (
+        "\n\nPlaced photos, AUC@5 in percent over all pairs; photos that were not placed count as failures."
+    )
+    for key, row in data["rows"].items():
+        if row.get("refused"):
+            text += f"\n\n*{key}*: {row['refused']}"
+    return text
+
+
+def meshes(data: Any) -> str:
+    rows = []
+    for name, part in data["sets"].items():
+        for variant, row in part["rows"].items():
+            one, two = row["at_1pct"], row["at_2pct"]
+            rows.append(
+                [
+                    name,
+                    variant,
+                    f"{num(one['precision'])} / {num(one['recall'])} / **{num(one['f'])}**",
+                    f"{num(two['precision'])} / {num(two['recall'])} / **{num(two['f'])}**",
+                    num(row["median_distance"], 3),
+                    row["faces"],
+                ]
+            )
+    verdicts = "; ".join(
+        f"{name}: default {part['default_f'][0]} / {part['default_f'][1]}, must {part['must'][0]} / {part['must'][1]}, "
+        f"good {part['good'][0]} / {part['good'][1]}"
+        for name, part in data["sets"].items()
+    )
+    head = ["set", "variant", "P / R / F at 1 %", "P / R / F at 2 %", "median distance", "triangles"]
+    return table(head, rows) + f"\n\n{verdicts}."
+
+
 def reconstruct(data: Any) -> str:
     share = ", ".join(f"{k} {100 * v:.0f} %" for k, v in data["stage_share"].items())
     return (
@@ -169,9 +221,9 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("demo_seeds.json", "The demo on ten rooms", demo),
     ("reconstruct.json", "Time and memory of the main job", reconstruct),
     ("real_sets.json", "The whole pipeline on real photos", real_sets),
-    ("sfm_real.json", "Cameras of real photos, beside plain pycolmap", plain),
+    ("sfm_real.json", "Cameras of real photos, beside plain pycolmap", cameras),
     ("stereo_real.json", "Dense stereo with reference cameras", stereo),
-    ("mesh_real.json", "Meshes from stereo with reference cameras", plain),
+    ("mesh_real.json", "Meshes from stereo with reference cameras", meshes),
     ("fusion.json", "Fusion speed", plain),
     ("mesh_metrics.json", "Mesh metric speed", plain),
     ("worlds.json", "Procedural worlds: rendering speed", plain),

@@ -12,6 +12,7 @@ from torch import Tensor
 from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import InputError
 from relief3d.geometry.projection import intrinsics_from_fov, pixel_rays
+from relief3d.geometry.transforms import look_at
 from relief3d.render.colormaps import depth_colors, normal_colors
 from relief3d.render.factory import make_renderer
 from relief3d.render.protocols import BackFaces, DepthRenderer, Hits, posed_pinhole
@@ -129,28 +130,6 @@ def _shade(mesh: Mesh, hits: Hits, camera: Camera) -> Tensor:
     fill = torch.nn.functional.normalize(normals.new_tensor([0.8, 0.1, -0.6]), dim=0)
     light = 0.25 + 0.62 * (normals @ lamp).clamp_min(0) + 0.28 * (normals @ fill).clamp_min(0)
     return normals.new_tensor(_CLAY) * light[..., None]
-
-
-def look_at(eye: Tensor, target: Tensor, up: Tensor) -> Tensor:
-    """(4, 4) float64 ``world_from_cam`` of a camera at ``eye`` that looks at ``target``, OpenCV axes.
-
-    Args:
-        eye: (3,) position.
-        target: (3,) point in the middle of the picture.
-        up: (3,) direction that points up in the picture; need not be perpendicular.
-
-    Raises:
-        InputError: when the directions do not define a camera.
-    """
-    eye, target, up = (v.double() for v in (eye, target, up))
-    forward = target - eye
-    right = torch.linalg.cross(forward, up)
-    if not float(right.norm()) > 1e-12:
-        raise InputError("a camera cannot look along its up direction")
-    forward, right = forward / forward.norm(), right / right.norm()
-    out = torch.eye(4, dtype=torch.float64)
-    out[:3, 0], out[:3, 1], out[:3, 2], out[:3, 3] = right, torch.linalg.cross(forward, right), forward, eye
-    return out
 
 
 def up_direction(cameras: Sequence[Camera]) -> Tensor:
