@@ -14,7 +14,9 @@ from relief3d.pipelines.reconstruct.workspace import STAGES, Workspace, input_fi
 HASHES = {"cameras": "a", "depth": "b", "mesh": "c"}
 
 
-def open_workspace(root: Path, *, input_hash: str = "i", overwrite: bool = False, **changed: str) -> Workspace:
+def open_workspace(
+    root: Path, *, input_hash: str = "i", overwrite: bool = False, **changed: str
+) -> Workspace:
     return Workspace(root, input_hash=input_hash, stage_hashes={**HASHES, **changed}, overwrite=overwrite)
 
 
@@ -106,7 +108,11 @@ def test_options_change_only_their_stage_and_later_ones() -> None:
     base = ReconstructConfig().fingerprint()
     depth = ReconstructConfig(quality="fast").fingerprint()
     mesh = ReconstructConfig(mesh_faces=10).fingerprint()
-    assert base["cameras"] == depth["cameras"] and base["depth"] != depth["depth"] and base["mesh"] != depth["mesh"]
+    assert (
+        base["cameras"] == depth["cameras"]
+        and base["depth"] != depth["depth"]
+        and base["mesh"] != depth["mesh"]
+    )
     assert base["depth"] == mesh["depth"] and base["mesh"] != mesh["mesh"]
 
 

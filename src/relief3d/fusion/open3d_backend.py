@@ -190,7 +190,19 @@ class Open3DFuser:
         if self._with_color:
             tint = torch.from_numpy(mesh.vertex["colors"].numpy().astype(np.float32))
             rgb = tint.mul(255).round().clamp(0, 255).to(torch.uint8)
-        return Mesh(vertices, faces, rgb=rgb)
+        return _sorted(Mesh(vertices, faces, rgb=rgb))
+
+
+def _sorted(mesh: Mesh) -> Mesh:
+    """The same mesh with vertices and faces in a fixed order; Open3D's depends on the timing of its threads."""
+    order = torch.from_numpy(np.lexsort(mesh.vertices.numpy().T[::-1]).astype(np.int64))
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    faces = rank[mesh.faces]
+    first = faces.argmin(1, keepdim=True)
+    faces = torch.gather(faces, 1, (first + torch.arange(3)) % 3)  # turned, so the winding stays
+    faces = faces[torch.from_numpy(np.lexsort(faces.numpy().T[::-1]).astype(np.int64))]
+    return Mesh(mesh.vertices[order], faces, rgb=None if mesh.rgb is None else mesh.rgb[order])
 
 
 def nearest_distances(query: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
