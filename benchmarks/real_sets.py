@@ -90,8 +90,7 @@ def execute(run: Run, data: Path, keep: Path) -> dict[str, Any]:
         row["auc5"] = numbers["cameras"]["auc"]["5"]
         if depth := numbers.get("depth"):
             row["depth"] = depth["mean"]
-        if mesh := numbers.get("mesh"):
-            row["mesh"] = mesh
+        row |= {name: numbers[name] for name in ("mesh", "mesh_of_used_views") if name in numbers}
     return row
 
 

@@ -116,8 +116,8 @@ def real_sets(data: Any) -> str:
         if "refused" in row:
             rows.append([name, "refused", "", "", "", "", "", num(row["seconds"], 0)])
             continue
-        depth, mesh = row.get("depth"), row.get("mesh")
-        scores = mesh["scores"] if mesh else None
+        depth = row.get("depth")
+        meshes = [row[key]["scores"] for key in ("mesh", "mesh_of_used_views") if key in row]
         rows.append(
             [
                 name,
@@ -125,7 +125,8 @@ def real_sets(data: Any) -> str:
                 num(row.get("auc5"), 1),
                 num(depth["abs_rel"], 3) if depth else "–",
                 f"{num(depth['kept'], 2)} (ceiling {num(depth['ceiling_1'], 2)})" if depth else "–",
-                " / ".join(num(scores[k]["fscore"], 2) for k in ("1%", "2%")) if scores else "–",
+                "; used views ".join(" / ".join(num(m[k]["fscore"], 2) for k in ("1%", "2%")) for m in meshes)
+                or "–",
                 num(row["triangles"] or 0, 0),
                 num(row["seconds"], 0),
             ]

@@ -239,16 +239,36 @@ def _compare_mesh(
     else:
         numbers["skipped"]["mesh"] = "the reference has neither a mesh nor depth"
         return
-    numbers["mesh"] = {
-        "source": source,
-        **compare_meshes(alignment.mesh(predicted), surface, truth, depths, samples),
-    }
+    aligned = alignment.mesh(predicted)
+    numbers["mesh"] = {"source": source, **compare_meshes(aligned, surface, truth, depths, samples)}
+    used = _views_with_maps(result, truth)
+    part = {i: d for i, d in depths.items() if i in used}
+    if mesh is None and 2 <= len(part) < len(depths):
+        # What the pictures that got depth can show; the row above also counts the places nobody reconstructed.
+        surface = fuse_reference(truth, part)
+        numbers["mesh_of_used_views"] = {
+            "views": len(part),
+            **compare_meshes(aligned, surface, truth, part, samples, min_views=1),
+        }
+
+
+def _views_with_maps(result: Path, truth: Scene) -> set[int]:
+    path = result / "depth" / "cameras.json"
+    if not path.is_file():
+        return set()
+    return {t for _, t in match_views(read_cameras_json(path, require_images=False), truth)}
 
 
 def compare_meshes(
-    predicted: Mesh, surface: Mesh, truth: Scene, depths: Mapping[int, Depth], samples: int = MESH_SAMPLES
+    predicted: Mesh,
+    surface: Mesh,
+    truth: Scene,
+    depths: Mapping[int, Depth],
+    samples: int = MESH_SAMPLES,
+    min_views: int = 2,
 ) -> dict[str, Any]:
-    """Accuracy, completeness and F-score at 1 % and 2 % of the diagonal of the surface seen in two or more views.
+    """Accuracy, completeness and F-score at 1 % and 2 % of the diagonal of the surface seen in ``min_views``
+    or more views.
 
     Nothing of the prediction is cut away: what lies off the seen surface costs precision.
     """
@@ -257,7 +277,7 @@ def compare_meshes(
         extent = float((surface.vertices.amax(0) - surface.vertices.amin(0)).norm())
         cameras = [truth.views[i].camera for i in depths]
         target = cull_samples(
-            target, cameras, [d.values for d in depths.values()], 0.005 * extent, min_views=2
+            target, cameras, [d.values for d in depths.values()], 0.005 * extent, min_views=min_views
         )
         if not len(target.points):
             raise InputError("no part of the reference surface is seen in two views")
@@ -337,6 +357,9 @@ def format_comparison(numbers: Mapping[str, Any]) -> str:
         lines.append(
             f"          {detail}   accuracy {mesh['accuracy']:.4g}, completeness {mesh['completeness']:.4g}"
         )
+    if mesh := numbers.get("mesh_of_used_views"):
+        scores = "   ".join(f"F@{k} {100 * v['fscore']:.1f}" for k, v in mesh["scores"].items())
+        lines.append(f"          {scores}   against the {mesh['views']} views that got depth")
     for part, why in numbers.get("skipped", {}).items():
         lines.append(f"{part:<9} not measured: {why}")
     return "\n".join(lines)
