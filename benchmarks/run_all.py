@@ -13,7 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SCRIPTS = (
-    "fusion", "mesh_metrics", "worlds", "reconstruct", "demo_seeds", "stereo_real", "mesh_real", "sfm_real", "real_sets",
+    "fusion", "mesh_metrics", "worlds", "reconstruct", "demo_seeds", "stereo_real", "mesh_real", "sfm_real",
+    "real_sets",
 )  # fmt: skip
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
 
+from relief3d.core.parallel import map_on_cores
 from relief3d.worlds.culling import shadow_groups, tile_groups
 from relief3d.worlds.layout import Kind
 from relief3d.worlds.lighting import Lighting, light_ray, shade, sky_colour
@@ -261,9 +261,8 @@ def render_pixels(
             getattr(canvas, f.name)[..., i : i + 1, y0:y1, x0:x1] = value
 
     jobs = [(i, b) for i in range(images) for b in range(len(boxes))]
-    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), 16))) as pool:
-        for _ in pool.map(render_tile, jobs):
-            pass
+    for _ in map_on_cores(render_tile, jobs, device):
+        pass
     return canvas
 
 
