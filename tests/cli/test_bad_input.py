@@ -116,6 +116,17 @@ def test_output_inside_input(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert sorted(p.name for p in folder.iterdir()) == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize("extra", [[], ["--overwrite"]])
+def test_input_inside_output(extra: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = two_photos(tmp_path)
+    out = tmp_path / "out"
+    (out / ".relief3d").mkdir(parents=True)
+    (out / ".relief3d" / "state.json").write_text('{"stages": {}}')
+    inner = folder.rename(out / "images")
+    assert "inside" in refused(capsys, "reconstruct", inner, "-o", out, "-q", *extra)
+    assert sorted(p.name for p in inner.iterdir()) == ["a.png", "b.png"], "the user's pictures stay"
+
+
 def test_output_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = two_photos(tmp_path)
     (tmp_path / "file").write_text("x")
@@ -216,7 +227,8 @@ def test_usage_errors_exit_2(arguments: list[str], capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--voxel-size", "-1"), ("--depth-width", "3"), ("--device", "warp-drive")]
+    ("option", "value"),
+    [("--voxel-size", "-1"), ("--depth-width", "3"), ("--device", "warp-drive"), ("--seed", "-1")],
 )
 def test_impossible_values_exit_2(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -144,7 +144,7 @@ class DemoCommand:
     """How many pictures."""
     width: int = 640
     """Picture width in pixels (4:3)."""
-    quality: str = "default"
+    quality: Literal["fast", "default", "fine", "strict"] = "default"
     """Depth profile of the reconstruction."""
     overwrite: bool = False
     """Replace an earlier demo in the folder."""

@@ -59,14 +59,10 @@ def run_demo(
         InputError: the folder holds something else, or an earlier demo and ``overwrite`` is false.
     """
     out, progress = Path(out), progress or SilentProgress()
+    config = ReconstructConfig(quality=quality, seed=seed, overwrite=True)  # type: ignore[arg-type]
     _prepare(out, overwrite)
     truth = write_capture(out, seed=seed, views=views, width=width, progress=progress)
-    reconstruct(
-        out / PHOTOS,
-        out / RESULT,
-        config=ReconstructConfig(quality=quality, seed=seed, overwrite=True),  # type: ignore[arg-type]
-        progress=progress,
-    )
+    reconstruct(out / PHOTOS, out / RESULT, config=config, progress=progress)
     with stage(progress, "evaluation against the exact truth", 1):
         numbers = compare(out / RESULT, truth, mesh=out / TRUTH / "mesh.ply")
     write_json(out / "evaluation.json", numbers)

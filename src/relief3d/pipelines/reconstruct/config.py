@@ -70,6 +70,8 @@ class ReconstructConfig:
             raise InputError(f"depth width {self.depth_width} is outside 64..4096")
         if self.video_frames < 2:
             raise InputError("a video needs at least 2 frames to reconstruct", remedy="raise --video-frames")
+        if self.seed < 0:
+            raise InputError(f"seed {self.seed} is negative", remedy="give a seed of 0 or more")
         if self.mesh_faces < 0:
             raise InputError("the number of mesh faces cannot be negative")
         if self.depth_source == "given" and self.poses == "ignore" and self.cameras is not None:

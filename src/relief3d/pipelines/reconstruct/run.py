@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ def reconstruct(
     resolve_device(config.device)
     scene = read_input(source, config, progress)
     check_not_inside(out, _input_folders(source))
+    _check_inputs_outside(out, scene, [source, config.cameras, config.depth, config.masks])
     plan = plan_scene(scene, config)
     if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
         raise InputError(
@@ -134,6 +135,20 @@ def _input_folders(source: str | Path) -> list[Path]:
     if path.is_dir():
         return [path]
     return [path.parent] if "*" in path.name else []
+
+
+def _check_inputs_outside(out: Path, scene: Scene, named: Sequence[str | Path | None]) -> None:
+    """Refuse inputs inside the output folder: stages and ``--overwrite`` would delete them."""
+    root = out.resolve()
+    files = [Path(item) for item in named if item is not None]
+    files += [view.path for view in scene.views if view.path is not None]
+    for item in files:
+        if root in item.resolve().parents:
+            raise InputError(
+                f"this input lies inside the output folder {out}, whose files are replaced",
+                path=item,
+                remedy="choose another output folder",
+            )
 
 
 def load_scene(out: str | Path) -> Scene:
