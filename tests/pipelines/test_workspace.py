@@ -122,3 +122,14 @@ def test_options_change_only_their_stage_and_later_ones() -> None:
 def test_impossible_options_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(InputError):
         ReconstructConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_changed_known_depth_is_another_input(tmp_path: Path) -> None:
+    depth = tmp_path / "depth"
+    depth.mkdir()
+    (depth / "a.npz").write_bytes(b"one")
+    scene = Scene((View("a.png", Camera(4, 3)),))
+    before = input_fingerprint(scene, "photos", (None, depth))
+    assert before == input_fingerprint(scene, "photos", (None, depth))
+    (depth / "a.npz").write_bytes(b"longer")
+    assert before != input_fingerprint(scene, "photos", (None, depth))

@@ -68,7 +68,9 @@ def reconstruct(
         )
     workspace = Workspace(
         out,
-        input_hash=input_fingerprint(scene, str(Path(source).name)),
+        input_hash=input_fingerprint(
+            scene, str(Path(source).name), (config.cameras, config.depth, config.masks)
+        ),
         stage_hashes=config.fingerprint(),
         overwrite=config.overwrite,
     )

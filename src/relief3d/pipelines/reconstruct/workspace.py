@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,11 @@ STAGE_FILES = {
 }
 
 
-def input_fingerprint(scene: Scene, source: str) -> str:
-    """Hash of the input: view names, sizes and, for files, their length and time of change."""
+def input_fingerprint(scene: Scene, source: str, attached: Sequence[Path | None] = ()) -> str:
+    """Hash of the input: view names, sizes and, for files, their length and time of change.
+
+    ``attached`` are the files or folders of known cameras, depth and masks, whose change is a change of input.
+    """
     digest = hashlib.sha256(source.encode())
     for view in scene.views:
         facts: list[Any] = [view.name, view.camera.width, view.camera.height]
@@ -39,6 +42,13 @@ def input_fingerprint(scene: Scene, source: str) -> str:
             stat = view.path.stat()
             facts += [stat.st_size, stat.st_mtime_ns]
         digest.update(repr(facts).encode())
+    for item in attached:
+        if item is None:
+            continue
+        files = sorted(p for p in item.rglob("*") if p.is_file()) if item.is_dir() else [item]
+        for path in files:
+            stat = path.stat()
+            digest.update(repr([path.name, stat.st_size, stat.st_mtime_ns]).encode())
     return digest.hexdigest()[:16]
 
 
