@@ -112,7 +112,9 @@ def test_missing_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_output_inside_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = two_photos(tmp_path)
-    assert "inside" in refused(capsys, "reconstruct", folder, "-o", folder / "out", "-q")
+    assert "lies inside the input folder" in refused(
+        capsys, "reconstruct", folder, "-o", folder / "out", "-q"
+    )
     assert sorted(p.name for p in folder.iterdir()) == ["a.png", "b.png"]
 
 
@@ -123,7 +125,7 @@ def test_input_inside_output(extra: list[str], tmp_path: Path, capsys: pytest.Ca
     (out / ".relief3d").mkdir(parents=True)
     (out / ".relief3d" / "state.json").write_text('{"stages": {}}')
     inner = folder.rename(out / "images")
-    assert "inside" in refused(capsys, "reconstruct", inner, "-o", out, "-q", *extra)
+    assert "lies inside the output folder" in refused(capsys, "reconstruct", inner, "-o", out, "-q", *extra)
     assert sorted(p.name for p in inner.iterdir()) == ["a.png", "b.png"], "the user's pictures stay"
 
 
