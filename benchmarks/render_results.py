@@ -218,6 +218,13 @@ def plain(data: Any) -> str:
     return table(["value", ""], rows)
 
 
+def hardware(data: Any) -> str:
+    facts = data.get("hardware", "hardware not recorded")
+    if isinstance(facts, dict):
+        return f"{facts.get('cores')} cores, {facts.get('machine')}, load of the machine {num(facts.get('load'), 1)}"
+    return str(facts)
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("demo_seeds.json", "The demo on ten rooms", demo),
     ("reconstruct.json", "Time and memory of the main job", reconstruct),
@@ -244,7 +251,7 @@ def page() -> str:
             parts.append("not measured")
             continue
         if "command" in data:
-            parts.append(f"`{data['command']}` ({data.get('hardware', 'hardware not recorded')})")
+            parts.append(f"`{data['command']}` ({hardware(data)})")
         parts.append(render(data))
     return "\n\n".join(parts) + "\n"
 

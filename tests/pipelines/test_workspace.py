@@ -17,7 +17,11 @@ HASHES = {"cameras": "a", "depth": "b", "mesh": "c"}
 def open_workspace(
     root: Path, *, input_hash: str = "i", overwrite: bool = False, **changed: str
 ) -> Workspace:
-    return Workspace(root, input_hash=input_hash, stage_hashes={**HASHES, **changed}, overwrite=overwrite)
+    workspace = Workspace(
+        root, input_hash=input_hash, stage_hashes={**HASHES, **changed}, overwrite=overwrite
+    )
+    workspace.close()
+    return workspace
 
 
 def test_stages_are_remembered(tmp_path: Path) -> None:
@@ -80,11 +84,51 @@ def test_abandon_leaves_nothing_of_a_fresh_run(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_abandon_keeps_completed_stages(tmp_path: Path) -> None:
+def test_abandon_removes_finished_stages_of_a_refused_run(tmp_path: Path) -> None:
     workspace = open_workspace(tmp_path / "out")
+    (workspace.root / "sparse").mkdir()
     workspace.complete_stage("cameras")
     workspace.abandon()
-    assert open_workspace(tmp_path / "out").done("cameras")
+    assert not (tmp_path / "out").exists()
+
+
+def complete(root: Path, content: str) -> Workspace:
+    workspace = open_workspace(root)
+    (root / "mesh.ply").write_text(content)
+    for stage in STAGES:
+        workspace.complete_stage(stage)
+    return workspace
+
+
+def test_overwrite_keeps_the_old_result_until_the_new_one_is_complete(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    complete(out, "old")
+    refused = open_workspace(out, input_hash="j", overwrite=True)
+    (out / "mesh.ply").write_text("half")
+    refused.abandon()
+    assert (out / "mesh.ply").read_text() == "old"
+    assert open_workspace(out).complete
+    replaced = open_workspace(out, input_hash="j", overwrite=True)
+    (out / "mesh.ply").write_text("new")
+    for stage in STAGES:
+        replaced.complete_stage(stage)
+    replaced.tidy()
+    assert (out / "mesh.ply").read_text() == "new"
+    assert sorted(p.name for p in out.iterdir()) == [".relief3d", "mesh.ply"]
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    first = Workspace(tmp_path / "out", input_hash="i", stage_hashes=HASHES)
+    with pytest.raises(InputError, match="another relief3d run"):
+        Workspace(tmp_path / "out", input_hash="i", stage_hashes=HASHES)
+    first.close()
+    open_workspace(tmp_path / "out")
+
+
+def test_too_little_space_is_said_before_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="free"):
+        Workspace(tmp_path / "out", input_hash="i", stage_hashes=HASHES, need_bytes=10**18)
+    assert not (tmp_path / "out").exists()
 
 
 def test_damaged_state_counts_as_foreign(tmp_path: Path) -> None:

@@ -78,7 +78,12 @@ def compare(
     numbers["alignment"] = {"kind": alignment.kind, "scale": alignment.scale}
     depths = _reference_depths(truth)
     if not depths:
-        numbers["skipped"]["depth"] = "the reference has no depth"
+        lens = any(v.camera.distortion is not None and v.depth is not None for v in truth.views)
+        numbers["skipped"]["depth"] = (
+            "the reference's depth belongs to pictures with lens distortion; undistort them first"
+            if lens
+            else "the reference has no depth"
+        )
     elif not (result / "depth" / "cameras.json").is_file():
         numbers["skipped"]["depth"] = "the result has no depth folder"
     else:

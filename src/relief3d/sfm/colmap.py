@@ -14,7 +14,7 @@ from relief3d.core.optional import require
 T = TypeVar("T")
 _POLL_SECONDS = 0.1
 _CANCEL_SECONDS = 20.0
-_LOG_ERRORS_ONLY = 2
+_LOG_FATAL_ONLY = 3
 
 
 def load() -> ModuleType:
@@ -30,7 +30,7 @@ def load() -> ModuleType:
 def quiet(pycolmap: ModuleType) -> Iterator[None]:
     """Keep COLMAP's log at errors for a while; its level is process-wide, so it is put back."""
     before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = _LOG_ERRORS_ONLY
+    pycolmap.logging.minloglevel = _LOG_FATAL_ONLY
     try:
         yield
     finally:

@@ -74,10 +74,6 @@ class ReconstructConfig:
             raise InputError(f"seed {self.seed} is negative", remedy="give a seed of 0 or more")
         if self.mesh_faces < 0:
             raise InputError("the number of mesh faces cannot be negative")
-        if self.depth_source == "given" and self.poses == "ignore" and self.cameras is not None:
-            raise InputError(
-                "cameras were given and ignored at once", remedy="drop --cameras or --poses ignore"
-            )
 
     def resolved_depth_width(self) -> int:
         """The longer side of depth maps in pixels."""

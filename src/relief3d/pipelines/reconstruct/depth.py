@@ -108,8 +108,8 @@ def solve_depth(
 
 
 def depth_file(folder: Path, view: View) -> Path:
-    """Where the map of ``view`` goes: its name with slashes flattened and the suffix kept apart."""
-    return folder / (view.name.replace("/", "__") + ".npz")
+    """Where the map of ``view`` goes: its name below the depth folder, with ``.npz`` added."""
+    return folder / f"{view.name}.npz"
 
 
 def _write_given(
@@ -183,7 +183,7 @@ def _write_cameras(scene: Scene, maps: list[DepthMap], folder: Path) -> None:
     """``depth/cameras.json``: the pinhole camera of every map, so that the folder is a scene of its own."""
     views = tuple(View(name=scene.views[m.index].name, camera=m.camera) for m in maps)
     unit = 1.0 if scene.metric else None
-    files = {scene.views[m.index].name: (m.path.name, unit) for m in maps}
+    files = {scene.views[m.index].name: (m.path.relative_to(folder).as_posix(), unit) for m in maps}
     write_cameras_json(Scene(views, metric=scene.metric), folder / "cameras.json", depth=files)
 
 

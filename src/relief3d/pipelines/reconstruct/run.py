@@ -24,6 +24,10 @@ from relief3d.pipelines.reconstruct.inputs import read_input
 from relief3d.pipelines.reconstruct.plan import plan_scene
 from relief3d.pipelines.reconstruct.workspace import Workspace, input_fingerprint
 
+OUTPUT_BYTES = 60_000_000
+OUTPUT_BYTES_PER_VIEW = 3_000_000
+"""Room asked for before work: features and matches while solving, then depth, mesh, splats and report."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -58,7 +62,7 @@ def reconstruct(
     out = Path(out)
     resolve_device(config.device)
     scene = read_input(source, config, progress)
-    check_not_inside(out, _input_folders(source))
+    check_not_inside(out, _input_folders(source, scene))
     _check_inputs_outside(out, scene, [source, config.cameras, config.depth, config.masks])
     plan = plan_scene(scene, config)
     if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
@@ -73,18 +77,23 @@ def reconstruct(
         ),
         stage_hashes=config.fingerprint(),
         overwrite=config.overwrite,
+        need_bytes=OUTPUT_BYTES + OUTPUT_BYTES_PER_VIEW * len(scene),
     )
-    if workspace.complete:
-        progress.message(f"{out} is already complete; nothing to do (use --overwrite to start again)")
-        return load_scene(out)
-    progress.message(f"{len(scene)} pictures; about {plan.seconds:.0f} s and {plan.peak_bytes / GIB:.1f} GiB")
     try:
-        solved = _run_stages(scene, config, workspace, progress, str(source))
+        if workspace.complete:
+            progress.message(f"{out} is already complete; nothing to do (use --overwrite to start again)")
+            return load_scene(out)
+        progress.message(
+            f"{len(scene)} pictures; about {plan.seconds:.0f} s and {plan.peak_bytes / GIB:.1f} GiB"
+        )
+        return _run_stages(scene, config, workspace, progress, str(source))
     except InputError:
         workspace.abandon()
         raise
-    workspace.tidy()
-    return solved
+    finally:
+        if workspace.complete:
+            workspace.tidy()
+        workspace.close()
 
 
 def _run_stages(
@@ -132,11 +141,12 @@ def _stage(workspace: Workspace, name: str, work: Callable[[], dict[str, Any]]) 
     )
 
 
-def _input_folders(source: str | Path) -> list[Path]:
-    path = Path(source)
-    if path.is_dir():
-        return [path]
-    return [path.parent] if "*" in path.name else []
+def _input_folders(source: str | Path, scene: Scene) -> list[Path]:
+    """Folders whose pictures are the input; an output inside would be read as photos next time."""
+    folders = {v.path.parent for v in scene.views if v.path is not None}
+    if Path(source).is_dir():
+        folders.add(Path(source))
+    return sorted(folders)
 
 
 def _check_inputs_outside(out: Path, scene: Scene, named: Sequence[str | Path | None]) -> None:

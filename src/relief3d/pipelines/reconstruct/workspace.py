@@ -13,9 +13,11 @@ from typing import Any
 
 from relief3d.core.contract import Scene
 from relief3d.core.errors import InputError
-from relief3d.io.atomic import write_text
+from relief3d.io.atomic import prepare_output_folder, write_text
 
 STATE_DIR = ".relief3d"
+PREVIOUS_DIR = ".relief3d-previous"
+"""Where --overwrite keeps the old result until the new one is complete."""
 STAGES = ("cameras", "depth", "mesh", "report")
 RESULT_FILES = (
     "sparse", "images", "depth", "transforms.json", "points.ply", "splats.ply", "mesh.glb", "mesh.ply", "scene.json",
@@ -59,22 +61,33 @@ class Workspace:
         root: the folder; created when absent.
         input_hash: what :func:`input_fingerprint` says.
         stage_hashes: options fingerprint of each stage.
-        overwrite: replace a different earlier result instead of refusing.
+        overwrite: replace an earlier result instead of refusing; it is kept aside until the new one is complete.
+        need_bytes: free space that the run needs.
 
     Raises:
-        InputError: when the folder holds something else, or another result and ``overwrite`` is false.
+        InputError: when the folder holds something else, or another result and ``overwrite`` is false, cannot be
+            written, lacks space, or is in use by another run.
     """
 
     def __init__(
-        self, root: Path, *, input_hash: str, stage_hashes: Mapping[str, str], overwrite: bool = False
+        self,
+        root: Path,
+        *,
+        input_hash: str,
+        stage_hashes: Mapping[str, str],
+        overwrite: bool = False,
+        need_bytes: int = 0,
     ) -> None:
         self.root = root
         self.fresh = not root.exists()
         self._state_path = root / STATE_DIR / "state.json"
         stages = {**stage_hashes, "report": stage_hashes["mesh"]}
-        previous = self._read_state()
         if root.exists() and not root.is_dir():
             raise InputError("the output path is a file", path=root, remedy="name a folder")
+        previous = self._read_state()
+        if previous is None and (root / PREVIOUS_DIR).is_dir():
+            self._restore()  # an earlier --overwrite died before its first stage
+            previous = self._read_state()
         if root.exists() and previous is None and any(root.iterdir()):
             raise InputError(
                 "the output folder holds files that are not a relief3d result",
@@ -90,19 +103,14 @@ class Workspace:
                     remedy="choose another folder or add --overwrite",
                 )
         try:
-            (root / STATE_DIR).mkdir(parents=True, exist_ok=True)
-            probe = root / STATE_DIR / f".probe-{os.getpid()}"
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as exc:
-            raise InputError(
-                f"the output folder cannot be written ({exc.strerror})",
-                path=root,
-                remedy="choose a folder you may write to",
-            ) from exc
+            prepare_output_folder(root, overwrite=True, need_bytes=need_bytes)
+        except InputError:
+            if self.fresh and root.is_dir() and not any(root.iterdir()):
+                root.rmdir()
+            raise
+        self._lock = _lock_folder(root)
         if previous is not None and overwrite:
-            self.clear(RESULT_FILES)
-            (root / STATE_DIR).mkdir(parents=True, exist_ok=True)
+            self._set_aside()
             previous = None
         self._state: dict[str, Any] = previous or {
             "version": 1,
@@ -131,6 +139,12 @@ class Workspace:
 
     def _save(self) -> None:
         write_text(self._state_path, json.dumps(self._state, indent=1))
+
+    def close(self) -> None:
+        """Let other runs use the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def work(self) -> Path:
@@ -175,13 +189,57 @@ class Workspace:
                 path.unlink()
 
     def tidy(self) -> None:
-        """Drop the scratch folder."""
+        """Drop the scratch folder and, now that the new result is complete, the one it replaces."""
         shutil.rmtree(self.root / STATE_DIR / "work", ignore_errors=True)
+        if self.complete:
+            shutil.rmtree(self.root / PREVIOUS_DIR, ignore_errors=True)
 
     def abandon(self) -> None:
-        """After a refusal: remove what this run made, so that nothing half-written stays."""
-        if self._state["stages"]:
+        """After a refusal: remove what was made and put back what was there, so that nothing half-written stays."""
+        if self.complete:
             return
         self.clear(RESULT_FILES)
-        if self.fresh and self.root.exists() and not any(self.root.iterdir()):
+        if (self.root / PREVIOUS_DIR).is_dir():
+            self._restore()
+        elif self.fresh and self.root.exists() and not any(self.root.iterdir()):
             self.root.rmdir()
+
+    def _set_aside(self) -> None:
+        """Move the old result away; an unfinished one is removed when an older complete one waits already."""
+        aside = self.root / PREVIOUS_DIR
+        if aside.is_dir():
+            self.clear(RESULT_FILES)
+            return
+        aside.mkdir()
+        for name in RESULT_FILES:
+            if (self.root / name).exists():
+                (self.root / name).replace(aside / name)
+
+    def _restore(self) -> None:
+        aside = self.root / PREVIOUS_DIR
+        for path in aside.iterdir():
+            if not (self.root / path.name).exists():
+                path.replace(self.root / path.name)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _lock_folder(root: Path) -> int | None:
+    """Lock the folder itself (no lock file can be left behind); the handle to close, None without such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(root, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(handle)
+        raise InputError(
+            "another relief3d run is working in this output folder",
+            path=root,
+            remedy="wait for it or choose another folder",
+        ) from exc
+    except OSError:
+        os.close(handle)
+        return None  # network file systems without locks
+    return handle
