@@ -16,7 +16,9 @@ SIZE = (16, 24)
     not any(shutil.which(name) for name in ("g++", "clang++", "c++")),
     reason="torch.compile needs a C++ compiler",
 )
-@pytest.mark.timeout(900)  # the first compilation takes about a minute of processor time, more on a busy machine
+@pytest.mark.timeout(
+    900
+)  # the first compilation takes about a minute of processor time, more on a busy machine
 def test_compiled_equals_eager():
     config = WorldConfig(
         family="objects",
