@@ -1,0 +1,1 @@
+"""Level 5: pseudo-labels and data engines at scale."""

@@ -1,0 +1,1 @@
+"""Level 4: losses on predictions and batches; a loss never reads a file and never sees a network."""

@@ -1,0 +1,1 @@
+"""Level 6: one folder per paper; methods never import one another."""

@@ -1,0 +1,1 @@
+"""Level 5: training loop, schedules, checkpoints and resume."""
