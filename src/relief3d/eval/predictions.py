@@ -1,0 +1,114 @@
+"""Answers on disk, so that metrics can be computed again without the network.
+
+``PREDICTIONS/<sample>.safetensors`` holds the tensors, ``<sample>.ply`` the surface, ``<sample>.json`` the facts; any
+of them may be absent. Foreign predictions may also be ``<sample>.npz`` or, for depth alone, ``<sample>.npy``,
+``<sample>.png`` (16-bit millimetres) or ``<sample>.exr``, or a folder ``<sample>/`` with one such file per frame.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from relief3d.core.contract import Mesh
+from relief3d.core.errors import InputError
+from relief3d.eval.protocols.base import Answer
+from relief3d.io.atomic import atomic_path
+from relief3d.io.depth import read_depth, read_npz
+from relief3d.io.glb import read_glb
+from relief3d.io.json_file import read_json_object, write_json
+from relief3d.io.names import natural_key
+from relief3d.io.ply import read_ply, write_ply
+
+_DEPTH = (".npy", ".png", ".exr", ".pfm", ".tif", ".tiff")
+_ALL = (".safetensors", ".npz", ".ply", ".glb", ".json", *_DEPTH)
+
+
+def prediction_files(folder: Path, sample: str) -> list[Path]:
+    """Existing files that hold the answer to a sample, in a fixed order."""
+    base = folder / sample
+    found = [p for ending in _ALL if (p := base.with_name(base.name + ending)).is_file()]
+    if base.is_dir():
+        frames = [p for p in base.iterdir() if p.suffix.lower() in _DEPTH and p.is_file()]
+        found += sorted(frames, key=lambda p: natural_key(p.name))
+    return found
+
+
+def fingerprint(files: list[Path]) -> str:
+    """SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def write_answer(folder: Path, sample: str, answer: Answer) -> None:
+    """Write one answer; every file appears complete or not at all, the tensors last."""
+    base = folder / sample
+    base.parent.mkdir(parents=True, exist_ok=True)
+    if answer.mesh is not None:
+        write_ply(base.with_name(base.name + ".ply"), answer.mesh)
+    if answer.facts or not answer.tensors:
+        write_json(base.with_name(base.name + ".json"), dict(answer.facts))
+    if answer.tensors:
+        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in answer.tensors.items()}
+        with atomic_path(base.with_name(base.name + ".safetensors")) as temporary:
+            save_file(tensors, str(temporary))
+
+
+def read_answer(folder: Path, sample: str) -> Answer:
+    """Read one answer.
+
+    Raises:
+        InputError: nothing is there, or a file cannot be read.
+    """
+    files = prediction_files(folder, sample)
+    if not files:
+        raise InputError(
+            f"no prediction for '{sample}'",
+            path=folder,
+            remedy=f"write {sample}.safetensors (or .npz, .npy, .png, .ply, .json) there",
+        )
+    tensors: dict[str, Tensor] = {}
+    mesh: Mesh | None = None
+    facts: Mapping[str, Any] = {}
+    frames: list[Tensor] = []
+    for path in files:
+        ending = path.suffix.lower()
+        if ending == ".safetensors":
+            tensors |= _read_safetensors(path)
+        elif ending == ".npz":
+            tensors |= {k: torch.from_numpy(v) for k, v in read_npz(path).items()}
+        elif ending == ".ply":
+            read = read_ply(path)
+            if not isinstance(read, Mesh):
+                raise InputError("holds no triangles", path=path, remedy="give a mesh")
+            mesh = read
+        elif ending == ".glb":
+            mesh = read_glb(path)
+        elif ending == ".json":
+            facts = read_json_object(path)
+        else:
+            frames.append(read_depth(path).values)
+    if frames and "depth" not in tensors:
+        if len({tuple(f.shape) for f in frames}) > 1:
+            raise InputError("the depth maps of one sample differ in size", path=folder / sample)
+        tensors["depth"] = torch.stack(frames)
+    return Answer(tensors, mesh, facts)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as exc:
+        raise InputError(f"is not a readable safetensors file ({exc})", path=path) from exc

@@ -1,0 +1,1 @@
+"""What a depth prior is good for elsewhere: spatial questions, robot tasks, running time."""

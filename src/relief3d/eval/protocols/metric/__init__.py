@@ -1,0 +1,1 @@
+"""Single-image and multi-view metric depth, point maps, intrinsics and boundaries."""

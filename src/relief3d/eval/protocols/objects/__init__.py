@@ -1,0 +1,1 @@
+"""Objects from one image: shape, layout, texture and preference."""

@@ -1,0 +1,1 @@
+"""Depth from an image and a sparse prompt: completion, super-resolution, radar, density."""

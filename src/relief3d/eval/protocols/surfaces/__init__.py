@@ -1,0 +1,1 @@
+"""Scene surfaces: meshes and depth rendered from them."""

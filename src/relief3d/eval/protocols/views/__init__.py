@@ -1,0 +1,1 @@
+"""Multi-view and video benchmarks: N-view geometry, cameras, video depth."""

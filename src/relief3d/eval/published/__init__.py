@@ -1,0 +1,1 @@
+"""Figures printed in the five papers, as tables to show beside our own."""

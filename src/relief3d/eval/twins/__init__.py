@@ -1,0 +1,1 @@
+"""Procedural twins: the same protocols on worlds that anyone can render."""
