@@ -90,8 +90,8 @@ def check_same_size(frame: str, image: Tensor, depth: Tensor) -> None:
         InputError: names the frame and both sizes.
     """
     if tuple(image.shape[-2:]) != tuple(depth.shape[-2:]):
-        height, width = image.shape[-2:]
+        sizes = [f"{t.shape[-1]} x {t.shape[-2]}" for t in (depth, image)]
         raise InputError(
-            f"the depth map of '{frame}' has {depth.shape[-1]} x {depth.shape[-2]} pixels, its picture {width} x {height}",
+            f"the depth map of '{frame}' has {sizes[0]} pixels, its picture {sizes[1]}",
             remedy="use the pictures and depth maps of the same release",
         )
