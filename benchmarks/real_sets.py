@@ -87,7 +87,12 @@ def execute(run: Run, data: Path, keep: Path) -> dict[str, Any]:
     if run.compared:
         numbers = compare(out, folder / "cameras.json")
         sys.stdout.write(format_comparison(numbers) + "\n")
-        row["auc5"] = numbers["cameras"]["auc"]["5"]
+        cameras = numbers["cameras"]
+        row["auc5"] = cameras["auc"]["5"]
+        row["cameras"] = {name: cameras[name] for name in ("auc", "rra", "rta", "rpe")}
+        for name in ("ate_sim3", "ate_rigid"):
+            if cameras[name] is not None:
+                row["cameras"][name] = {k: cameras[name][k] for k in ("rmse", "mean", "path_length", "count")}
         if depth := numbers.get("depth"):
             row["depth"] = depth["mean"]
         row |= {name: numbers[name] for name in ("mesh", "mesh_of_used_views") if name in numbers}

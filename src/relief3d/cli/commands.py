@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from relief3d.core.errors import EXIT_FAILED, EXIT_OK
+from relief3d.core.errors import EXIT_FAILED, EXIT_OK, InputError
 from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
+from relief3d.pipelines.evaluate.config import EvaluateConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 
 InputPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
@@ -74,26 +76,57 @@ class ViewCommand:
 class EvalCommand:
     """Options of ``relief3d eval``."""
 
-    protocol: tyro.conf.Positional[Literal["reference"]]
-    """reference: cameras, depth and mesh of one result against a scene that holds the truth."""
-    result: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RESULT")]
-    """Folder written by ``relief3d reconstruct``, or any scene file for poses only."""
-    reference: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="REFERENCE")]
-    """Scene with the truth: cameras.json, transforms.json, COLMAP folder or a reconstruct result."""
+    protocol: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROTOCOL")] = ""
+    """Name of a benchmark protocol (see --list), or ``reference``: one result against a scene that holds the truth."""
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RESULT REFERENCE")] = ()
+    """For ``reference``: folder written by ``relief3d reconstruct`` (or any scene file, for poses only), and the scene
+    with the truth: cameras.json, transforms.json, COLMAP folder or a reconstruct result."""
+    list: bool = False
+    """Show all protocols with their published rows, and the models; with PROTOCOL only that one."""
+    config: Annotated[EvaluateConfig, tyro.conf.arg(name="")] = field(default_factory=EvaluateConfig)
     mesh: Path | None = None
-    """True mesh (PLY, GLB); without it, true depth is fused when the reference has depth."""
+    """For ``reference``: true mesh (PLY, GLB); without it, true depth is fused when the reference has depth."""
     json: Path | None = None
-    """Also write the numbers to this file."""
+    """For ``reference``: also write the numbers to this file."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
 
     def run(self) -> int:
         """Print the numbers."""
+        if self.list:
+            from relief3d.eval.protocols.registry import find_protocol
+            from relief3d.pipelines.evaluate.listing import format_list
+
+            _print(format_list(find_protocol(self.protocol).name if self.protocol else ""))
+            return EXIT_OK
+        if not self.protocol:
+            raise InputError("name a protocol", remedy="relief3d eval --list shows them")
+        return self._reference() if self.protocol == "reference" else self._benchmark()
+
+    def _reference(self) -> int:
         from relief3d.eval.reference import compare, format_comparison
         from relief3d.io.json_file import write_json
 
-        numbers = compare(self.result, self.reference, mesh=self.mesh)
+        if len(self.paths) != 2:
+            raise InputError("this needs two places", remedy="relief3d eval reference RESULT REFERENCE")
+        numbers = compare(*self.paths, mesh=self.mesh)
         _print(format_comparison(numbers))
         if self.json is not None:
             write_json(self.json, numbers)
+        return EXIT_OK
+
+    def _benchmark(self) -> int:
+        from relief3d.eval.protocols.registry import find_protocol
+        from relief3d.pipelines.evaluate.run import evaluate, format_result
+
+        if self.paths:
+            raise InputError(
+                f"'{self.paths[0]}' is not understood here", remedy="use --predictions and --data"
+            )
+        protocol = find_protocol(self.protocol)
+        command = "relief3d " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["eval"] else ""
+        result = evaluate(self.protocol, self.config, progress=_progress(self.quiet), command=command)
+        _print(format_result(protocol, result, self.config.out))
         return EXIT_OK
 
 

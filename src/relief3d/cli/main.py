@@ -23,7 +23,10 @@ from relief3d.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ReliefE
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "reconstruct": (ReconstructCommand, "Photos or a video in; cameras, depth, mesh and a report out."),
     "view": (ViewCommand, "Explore a result in the browser (served on this machine only)."),
-    "eval": (EvalCommand, "Measure a result against a reference: poses, depth, mesh."),
+    "eval": (
+        EvalCommand,
+        "Measure a model, predictions or a result: benchmark protocols, or against a reference.",
+    ),
     "plan": (PlanCommand, "State memory and time of a reconstruction before it starts."),
     "doctor": (DoctorCommand, "Check the installation and say what is missing."),
     "demo": (DemoCommand, "Render a procedural room, reconstruct it and compare with the exact truth."),

@@ -225,5 +225,5 @@ class Protocol(abc.ABC):
         return None
 
     def panels(self, query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tensor]:
-        """Named (3, H, W) uint8 pictures that show the errors of one sample; none by default."""
+        """Named (3, H, W) uint8 pictures beyond the usual ones of the task (depth, trajectory, surface)."""
         return {}

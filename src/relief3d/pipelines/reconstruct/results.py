@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import importlib.metadata
 import os
 import platform
 import sys
@@ -27,6 +26,7 @@ from relief3d.core.contract import Depth, Mesh, PointCloud, Scene, SparsePoints,
 from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB
 from relief3d.core.progress import Progress, stage
+from relief3d.core.provenance import versions
 from relief3d.io.colmap import read_colmap_model, write_colmap_model
 from relief3d.io.images import read_header, read_image, write_image
 from relief3d.io.ply import read_ply
@@ -333,27 +333,6 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
         )
     out += [str(note) for note in scene.info.get("notes", ())]
     out += [str(w) for w in info.get("details", {}).get("cameras", {}).get("warnings", ())]
-    return out
-
-
-def versions() -> dict[str, str]:
-    """Versions of what took part."""
-    out = {"python": platform.python_version()}
-    for name in (
-        "torch",
-        "numpy",
-        "scipy",
-        "pillow",
-        "scikit-image",
-        "pycolmap",
-        "open3d-cpu",
-        "open3d",
-        "av",
-    ):
-        try:
-            out[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return out
 
 

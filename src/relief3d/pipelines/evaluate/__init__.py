@@ -1,0 +1,1 @@
+"""Evaluation of named models on benchmark protocols."""

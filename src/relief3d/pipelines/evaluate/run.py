@@ -1,0 +1,160 @@
+"""One evaluation: protocol, data, model; out come a result file, a table and pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, SilentProgress
+from relief3d.eval.protocols.base import Protocol, Sample
+from relief3d.eval.protocols.registry import find_protocol
+from relief3d.eval.results import EvaluationResult, make_result, read_result, write_result
+from relief3d.eval.runner import RunOptions, RunOutcome, choose_samples, run_protocol
+from relief3d.eval.tables import format_number, html_page, markdown_page
+from relief3d.io.atomic import write_text
+from relief3d.io.images import write_image
+from relief3d.pipelines.evaluate.config import EvaluateConfig
+from relief3d.pipelines.evaluate.models import NamedModel, find_model
+
+
+def evaluate(
+    protocol_name: str, config: EvaluateConfig, *, progress: Progress | None = None, command: str = ""
+) -> EvaluationResult:
+    """Run one protocol and write the result file, the tables and the panels.
+
+    Args:
+        protocol_name: see ``relief3d eval --list``.
+        config: options.
+        progress: shown per sample.
+        command: that repeats this, recorded in the result.
+
+    Raises:
+        InputError: unknown names, data without the public layout, missing or unfit predictions.
+    """
+    progress = progress or SilentProgress()
+    protocol = find_protocol(protocol_name)
+    if (config.predictions is None) == (config.model is None):
+        raise InputError(
+            "say where answers come from", remedy="give either --predictions DIR or --model NAME, not both"
+        )
+    model = None if config.model is None else find_model(config.model, protocol.task)
+    samples, described = _open(protocol, config)
+    chosen = choose_samples(samples, config.subset)
+    label = config.name or (model.name if model else Path(str(config.predictions)).resolve().name)
+    data_key = hashlib.sha256(described[1].encode()).hexdigest()[:12]
+    cache = config.cache / protocol.name / _file_name(label) / data_key
+    outcome = _run(protocol, chosen, model, config, cache, data_key, progress)
+    data = described[0] + ("" if config.subset is None else f", subset {config.subset}")
+    result = make_result(
+        protocol,
+        outcome.measurements,
+        model=label,
+        data=data,
+        comparable=config.data is not None and config.subset is None,
+        oracle=model is not None and model.oracle is not None,
+        failed=outcome.failed,
+        left_out=outcome.left_out,
+        seed=config.seed,
+        command=command,
+        wall_seconds=outcome.seconds,
+    )
+    for name, hint in list(outcome.hints.items())[:3]:
+        progress.message(f"{name}: {hint}")
+    _write(protocol, result, outcome, config.out)
+    return result
+
+
+def _open(protocol: Protocol, config: EvaluateConfig) -> tuple[list[Sample], tuple[str, str]]:
+    """Samples, and the data's name for people and for the cache."""
+    if config.data is None:
+        name = f"procedural twin ({config.budget}, seed {config.seed})"
+        return protocol.twin(config.budget, config.seed), (name, name)
+    if not config.data.is_dir():
+        raise InputError(
+            "is not a folder",
+            path=config.data,
+            remedy=f"expected layout: {protocol.layout or 'see the docs'}",
+        )
+    return protocol.open(config.data), (config.data.resolve().name, str(config.data.resolve()))
+
+
+def _run(
+    protocol: Protocol,
+    samples: Sequence[Sample],
+    model: NamedModel | None,
+    config: EvaluateConfig,
+    cache: Path,
+    data_key: str,
+    progress: Progress,
+) -> RunOutcome:
+    parallel = (model is None or model.parallel) and protocol.task != "runtime"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    workers = config.workers or (min(cores, 8) if parallel else 1)
+    return run_protocol(
+        protocol,
+        samples,
+        cache=cache,
+        model=None if model is None or model.make is None else model.make(cache / "work"),
+        oracle=None if model is None else model.oracle,
+        predictions=config.predictions,
+        options=RunOptions(workers, config.panels, config.again, config.allow_missing),
+        progress=progress,
+        data_key=data_key,
+    )
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in text) or "model"
+
+
+def _write(protocol: Protocol, result: EvaluationResult, outcome: RunOutcome, out: Path) -> None:
+    """Result file, table and pictures; the table shows every result of this protocol in the folder."""
+    stem = f"{protocol.name}.{_file_name(result.model)}"
+    write_result(out / f"{stem}.json", result)
+    pictures = _write_panels(out / "panels" / stem, outcome.panels)
+    others = [
+        other
+        for path in sorted(out.glob(f"{protocol.name}.*.json"))
+        if (other := read_result(path)).version == protocol.version
+    ]
+    others.sort(key=lambda r: (r.oracle, r.model))
+    write_text(out / f"{protocol.name}.md", markdown_page(protocol, others))
+    write_text(out / f"{protocol.name}.html", html_page(protocol, others, pictures))
+
+
+def _write_panels(folder: Path, panels: Mapping[str, Tensor]) -> dict[str, bytes]:
+    shutil.rmtree(folder, ignore_errors=True)
+    out: dict[str, bytes] = {}
+    for name, picture in panels.items():
+        path = write_image(folder / f"{_file_name(name)}.png", picture.to(torch.uint8))
+        out[name] = path.read_bytes()
+    return out
+
+
+def format_result(protocol: Protocol, result: EvaluationResult, out: Path) -> str:
+    """The numbers for the console, and where the files are."""
+    lines = [
+        f"{protocol.name}: {protocol.title}",
+        f"{result.model} on {result.data}, {result.samples} samples",
+    ]
+    for column in protocol.columns:
+        value = result.summary.get(column.key)
+        if value is None:
+            continue
+        bounds = result.interval.get(column.key)
+        unit = f" {column.unit}" if column.unit else ""
+        spread = "" if bounds is None else f"  [{format_number(bounds[0])}, {format_number(bounds[1])}]"
+        lines.append(f"  {column.label:28} {format_number(value)}{unit}{spread}")
+    for name, reason in list(result.failed.items())[:5]:
+        lines.append(f"  failed on {name}: {reason}")
+    if result.left_out:
+        lines.append(f"  incomplete: {result.left_out} samples are not in these numbers")
+    lines.append(f"table: {out / f'{protocol.name}.md'}")
+    return "\n".join(lines)
