@@ -88,7 +88,7 @@ def read_answer(folder: Path, sample: str) -> Answer:
         if ending == ".safetensors":
             tensors |= _read_safetensors(path)
         elif ending == ".npz":
-            tensors |= {k: torch.from_numpy(v) for k, v in read_npz(path).items()}
+            tensors |= {k: torch.from_numpy(v.copy()) for k, v in read_npz(path).items()}
         elif ending == ".ply":
             read = read_ply(path)
             if not isinstance(read, Mesh):
