@@ -26,10 +26,10 @@ from relief3d.eval.metrics.camera_conventions import (
     worst_angles,
 )
 from relief3d.eval.protocols.base import Answer, Budget, Column, Measurement, Protocol, Query, Sample, Truth
+from relief3d.eval.protocols.metric.frames import load_rgb8
 from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.rendered import Clip, ClipPlan, clip_cache, query_scene
 from relief3d.geometry.transforms import invert_rigid
-from relief3d.io.images import read_image
 from relief3d.worlds.config import Family
 from relief3d.worlds.sequences import PathKind
 
@@ -100,16 +100,14 @@ def choose_sparse(sequence: CameraSequence) -> Sequence[int]:
 
 
 def read_pictures(paths: Sequence[Path]) -> Tensor:
-    """(N, 3, H, W) uint8 pictures of one size.
+    """(N, 3, H, W) uint8 pictures of one size, pixels as stored.
 
     Raises:
         InputError: a file is missing or no picture, or the sizes differ.
     """
     out: list[Tensor] = []
     for path in paths:
-        if not path.is_file():
-            raise InputError("the picture is missing", path=path, remedy="download the whole sequence")
-        out.append((read_image(path).rgb * 255).round().to(torch.uint8))
+        out.append(load_rgb8(path))
         if out[-1].shape != out[0].shape:
             raise InputError(
                 f"has {out[-1].shape[2]}x{out[-1].shape[1]} pixels, {paths[0].name} of the same sequence "
