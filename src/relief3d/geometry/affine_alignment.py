@@ -22,11 +22,11 @@ _CHUNK_VALUES = 1 << 21
 
 
 class TruncatedFit(NamedTuple):
-    """Result of :func:`align_trunc`: scale (*,), loss (*,), index (*,) int64 of the sample that fixes the scale."""
+    """Result of :func:`align_trunc`: scale (*,), loss (*,), sample (*,) int64: the index of the one that fixes the scale."""
 
     scale: Tensor
     loss: Tensor
-    index: Tensor
+    sample: Tensor
 
 
 def _wide(device: torch.device) -> torch.dtype:
@@ -67,7 +67,7 @@ def align_trunc(
 
     Returns:
         scale (*,), loss (*,) and the index of the sample with scale = y/x. Where no sample has weight and x != 0 the
-        scale is NaN and the index 0.
+        scale is NaN and the sample 0.
 
     Raises:
         InputError: shapes differ, no samples, or ``trunc`` is not positive.
@@ -309,5 +309,5 @@ def _best_anchor(p: Tensor, q: Tensor, w: Tensor, axes: Tensor, trunc: float | N
         loss = torch.where(torch.isfinite(fit.scale), fit.loss, torch.inf)
         least = int(loss.argmin())
         if float(loss[least]) < best:
-            best, chosen = float(loss[least]), (int(part[least]), int(fit.index[least]))
+            best, chosen = float(loss[least]), (int(part[least]), int(fit.sample[least]))
     return chosen

@@ -29,7 +29,7 @@ class FocalShift(NamedTuple):
 
 
 class FocalFit(NamedTuple):
-    """Focal length (*,) in pixels, z shift (*,), and the robust objective (*, steps + 1) before every step and after."""
+    """Focal length (*,) in pixels, z shift (*,), and the robust objective (*, steps + 1), the start first."""
 
     focal: Tensor
     shift: Tensor
@@ -46,7 +46,8 @@ def view_plane_uv(
     """(H, W, 2) positions of the pixel centres on a view plane whose half diagonal is 1.
 
     Args:
-        height, width: of the grid.
+        height: rows of the grid.
+        width: columns of the grid.
         aspect: width / height of the picture; None takes it from the grid.
         device: of the result.
         dtype: of the result.
