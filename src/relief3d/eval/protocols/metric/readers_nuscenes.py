@@ -1,7 +1,7 @@
 """nuScenes in its public layout: JSON tables, camera pictures, lidar sweeps, and the transforms between sensors.
 
-The tables join like a database: a ``sample`` is a keyframe of a ``scene``; a ``sample_data`` row is one recording of
-one sensor with its ``calibrated_sensor`` (mounting, intrinsics) and its ``ego_pose`` (car in the world at that instant).
+The tables join like a database: a ``sample`` is a keyframe of a ``scene``; a ``sample_data`` row is one recording
+of one sensor with its ``calibrated_sensor`` (mounting, intrinsics) and its ``ego_pose`` (the car in the world).
 The public intrinsics count pixel centres at integers, so 0.5 is added to cx and cy.
 """
 
