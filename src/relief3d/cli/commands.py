@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +76,8 @@ class EvalCommand:
     """Options of ``relief3d eval``."""
 
     protocol: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PROTOCOL")] = ""
-    """Name of a benchmark protocol (see --list), or ``reference``: one result against a scene that holds the truth."""
+    """Name of a benchmark protocol (see --list); ``all`` for the procedural twins of all; or ``reference``: one
+    result against a scene that holds the truth."""
     paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RESULT REFERENCE")] = ()
     """For ``reference``: folder written by ``relief3d reconstruct`` (or any scene file, for poses only), and the scene
     with the truth: cameras.json, transforms.json, COLMAP folder or a reconstruct result."""
@@ -124,8 +124,7 @@ class EvalCommand:
                 f"'{self.paths[0]}' is not understood here", remedy="use --predictions and --data"
             )
         protocol = find_protocol(self.protocol)
-        command = "relief3d " + shlex.join(sys.argv[1:]) if sys.argv[1:2] == ["eval"] else ""
-        result = evaluate(self.protocol, self.config, progress=_progress(self.quiet), command=command)
+        result = evaluate(self.protocol, self.config, progress=_progress(self.quiet))
         _print(format_result(protocol, result, self.config.out))
         return EXIT_OK
 

@@ -151,6 +151,10 @@ def trajectory_panel(estimated: Tensor, reference: Tensor, size: int = 360) -> T
         size: pixels per side.
     """
     est, ref = estimated[:, :3, 3].double(), reference[:, :3, 3].double()
+    known = torch.isfinite(est).all(-1) & torch.isfinite(ref).all(-1)
+    if int(known.sum()) < 2:
+        raise InputError("fewer than two cameras to draw")
+    est, ref = est[known], ref[known]
     est = umeyama(est, ref).apply(est)
     centre, axes, offset = _frame(ref, size)
     image, draw = _canvas(size)
@@ -201,7 +205,7 @@ def task_panels(query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tens
             out["depth"] = depth_panel(image, p[i], g[i], valid.bool())
     if "world_from_cam" in answer.tensors and "world_from_cam" in truth.tensors:
         est, ref = answer.tensors["world_from_cam"], truth.tensors["world_from_cam"]
-        if est.shape == ref.shape and len(est) > 1:
+        if est.shape == ref.shape and int(torch.isfinite(est).flatten(1).all(-1).sum()) > 1:
             out["trajectory"] = trajectory_panel(est, ref)
     if answer.mesh is not None and truth.mesh is not None and len(answer.mesh.vertices):
         out["surface"] = cloud_panel(answer.mesh.vertices, truth.mesh.vertices)

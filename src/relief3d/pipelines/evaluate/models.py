@@ -85,21 +85,48 @@ MODELS: tuple[NamedModel, ...] = (
 )
 
 
+def named_model(name: str) -> NamedModel:
+    """The model of that name.
+
+    Raises:
+        InputError: there is none; names the nearest ones.
+    """
+    known = {m.name: m for m in MODELS}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    raise InputError(f"there is no model '{name}'", remedy=hint)
+
+
 def find_model(name: str, task: Task) -> NamedModel:
     """The model of that name, checked for the task.
 
     Raises:
         InputError: there is none, or it does not do the task.
     """
-    known = {m.name: m for m in MODELS}
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-        raise InputError(f"there is no model '{name}'", remedy=hint)
-    model = known[name]
+    model = named_model(name)
     if task not in model.tasks:
         able = ", ".join(m.name for m in MODELS if task in m.tasks) or "none"
         raise InputError(
             f"the model '{name}' does not do the task '{task}'", remedy=f"models that do: {able}"
         )
     return model
+
+
+def default_models(task: Task) -> tuple[str, ...]:
+    """What ``relief3d eval all`` measures when no model is named: the plain baselines of a task, then the truth."""
+    plain: dict[Task, tuple[str, ...]] = {
+        "views": ("constant", "reconstruct"),
+        "video_depth": ("constant",),
+        "cameras": ("constant", "reconstruct"),
+        "mono_depth": ("constant", "best-constant"),
+        "mono_points": ("constant", "best-constant"),
+        "intrinsics": ("constant",),
+        "prompted_depth": ("best-constant", "prompt-nearest", "prompt-linear"),
+        "surface": ("reconstruct",),
+        "object": ("ball",),
+        "records": ("first-option",),
+        "runtime": ("constant",),
+    }
+    return (*plain[task], *(() if task == "runtime" else ("truth",)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,18 +16,18 @@ from torch import Tensor
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.eval.protocols.base import Protocol, Sample
-from relief3d.eval.protocols.registry import find_protocol
+from relief3d.eval.protocols.registry import find_protocol, load_protocols
 from relief3d.eval.results import EvaluationResult, make_result, read_result, write_result
 from relief3d.eval.runner import RunOptions, RunOutcome, choose_samples, run_protocol
 from relief3d.eval.tables import format_number, html_page, markdown_page
 from relief3d.io.atomic import write_text
 from relief3d.io.images import write_image
 from relief3d.pipelines.evaluate.config import EvaluateConfig
-from relief3d.pipelines.evaluate.models import NamedModel, find_model
+from relief3d.pipelines.evaluate.models import NamedModel, default_models, find_model, named_model
 
 
 def evaluate(
-    protocol_name: str, config: EvaluateConfig, *, progress: Progress | None = None, command: str = ""
+    protocol_name: str, config: EvaluateConfig, *, progress: Progress | None = None
 ) -> EvaluationResult:
     """Run one protocol and write the result file, the tables and the panels.
 
@@ -33,7 +35,6 @@ def evaluate(
         protocol_name: see ``relief3d eval --list``.
         config: options.
         progress: shown per sample.
-        command: that repeats this, recorded in the result.
 
     Raises:
         InputError: unknown names, data without the public layout, missing or unfit predictions.
@@ -62,13 +63,44 @@ def evaluate(
         failed=outcome.failed,
         left_out=outcome.left_out,
         seed=config.seed,
-        command=command,
+        command=repeat_command(protocol.name, config),
         wall_seconds=outcome.seconds,
     )
     for name, hint in list(outcome.hints.items())[:3]:
         progress.message(f"{name}: {hint}")
     _write(protocol, result, outcome, config.out)
     return result
+
+
+def evaluate_all(
+    config: EvaluateConfig, *, progress: Progress | None = None
+) -> dict[str, list[EvaluationResult | str]]:
+    """Every protocol on its procedural twin: with the named model where it does the task, else with the baselines.
+
+    Returns:
+        By protocol, one result per model, or the reason why there is none.
+
+    Raises:
+        InputError: options that only make sense for one protocol were given.
+    """
+    if config.data is not None or config.predictions is not None:
+        raise InputError(
+            "'all' measures the procedural twins", remedy="name one protocol to use --data or --predictions"
+        )
+    asked = None if config.model is None else named_model(config.model)
+    out: dict[str, list[EvaluationResult | str]] = {}
+    for name, protocol in load_protocols().items():
+        models: tuple[str, ...] = default_models(protocol.task)
+        if asked is not None:
+            models = (asked.name,) if protocol.task in asked.tasks else ()
+        for model in models:
+            own = dataclasses.replace(config, model=model)
+            try:
+                result: EvaluationResult | str = evaluate(name, own, progress=progress)
+            except InputError as exc:
+                result = f"{model}: {exc}"
+            out.setdefault(name, []).append(result)
+    return out
 
 
 def _open(protocol: Protocol, config: EvaluateConfig) -> tuple[list[Sample], tuple[str, str]]:
@@ -108,6 +140,21 @@ def _run(
         progress=progress,
         data_key=data_key,
     )
+
+
+def repeat_command(protocol: str, config: EvaluateConfig) -> str:
+    """The command that repeats a result; folders are given by their last name, since machines differ."""
+    parts = ["relief3d", "eval", protocol]
+    for flag, path in (("--predictions", config.predictions), ("--data", config.data)):
+        if path is not None:
+            parts += [flag, path.name]
+    if config.model is not None:
+        parts += ["--model", config.model]
+    if config.subset is not None:
+        parts += ["--subset", config.subset]
+    if config.data is None:
+        parts += ["--budget", config.budget]
+    return shlex.join([*parts, "--seed", str(config.seed)])
 
 
 def _file_name(text: str) -> str:
