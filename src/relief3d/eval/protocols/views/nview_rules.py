@@ -6,7 +6,6 @@ twin and published rows. :class:`PosedSequence` is what their readers return.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -308,11 +307,6 @@ class NViewProtocol(Protocol):
             return Truth(load_truth(sequence, chosen), facts={"group": group})
 
         return Sample(sequence.name, group, query, truth)
-
-
-def with_group(sequence: PosedSequence, group: str) -> PosedSequence:
-    """The same sequence counted as part of another group."""
-    return dataclasses.replace(sequence, group=group)
 
 
 _NOTES = (

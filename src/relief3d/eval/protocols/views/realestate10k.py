@@ -1,0 +1,225 @@
+"""RealEstate10K camera accuracy, 10 random frames per test sequence: SelfEvo Table 2 (specification multiview.md 6.2)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from relief3d.core.errors import InputError
+from relief3d.core.seeding import derive_seed, numpy_generator
+from relief3d.eval.protocols.base import Protocol
+from relief3d.eval.protocols.views.camera_rules import (
+    CameraProtocol,
+    CameraSequence,
+    CameraTwin,
+    read_pictures,
+)
+from relief3d.eval.protocols.views.sequence_files import PICTURES, one_of
+from relief3d.eval.published.table import published_table
+from relief3d.geometry.transforms import invert_rigid
+from relief3d.io.json_file import read_json_object
+from relief3d.io.names import natural_key
+from relief3d.io.rigid import rigid_from_file
+
+SEED = 42
+VIEWS = 10
+INDEX_FILE = "Re10K_relpose_seq-id-map_seed42.json"
+CAMERA_FOLDERS = ("metadata/test", "test", "")
+_TOLERANCE = 1e-2  # the poses come from structure from motion in single precision
+
+
+@dataclass(frozen=True)
+class CameraFile:
+    """One sequence's text file.
+
+    Attributes:
+        timestamps: microseconds, as printed.
+        intrinsics: (F, 4) fx, fy, cx, cy as shares of width and height.
+        matrices: (F, 3, 4) float64 camera from world, as printed.
+        path: the file.
+    """
+
+    timestamps: tuple[str, ...]
+    intrinsics: Tensor
+    matrices: Tensor
+    path: Path
+
+    def world_from_cam(self, frames: Sequence[int]) -> Tensor:
+        """(n, 4, 4) poses of some frames.
+
+        Raises:
+            InputError: a pose is not rigid.
+        """
+        out = []
+        for frame in frames:
+            try:
+                out.append(rigid_from_file(self.matrices[frame], tolerance=_TOLERANCE))
+            except ValueError as exc:
+                raise InputError(f"the pose of frame {frame} {exc}", path=self.path) from exc
+        return invert_rigid(torch.stack(out))
+
+
+def read_camera_file(path: Path) -> CameraFile:
+    """A RealEstate10K text file: the video's address, then per frame time, fx fy cx cy, 0 0, and a 3x4 pose.
+
+    Raises:
+        InputError: not of that form, or fewer than two frames.
+    """
+    rows = _rows(path)
+    try:
+        values = np.array([[float(word) for word in words[1:]] for words in rows])
+        if values.shape != (len(rows), 18):
+            raise ValueError("a line has not 19 entries")
+    except ValueError as exc:
+        raise InputError(f"is no camera file of RealEstate10K ({exc})", path=path) from exc
+    table = torch.from_numpy(values)
+    times = tuple(words[0] for words in rows)
+    return CameraFile(times, table[:, :4], table[:, 6:].reshape(-1, 3, 4), path)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """The words of every frame's line."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InputError(f"cannot be read ({exc})", path=path) from exc
+    rows = [words for line in lines[1:] if (words := line.split())]
+    if len(rows) < 2:
+        raise InputError(f"holds {len(rows)} frames, at least two are needed", path=path)
+    return rows
+
+
+def read_realestate10k(root: Path) -> list[CameraSequence]:
+    """Test sequences whose pictures are there; see the protocol's layout.
+
+    Raises:
+        InputError: no camera files or no pictures, or a sequence of the index file is missing.
+    """
+    folder = next((root / f for f in CAMERA_FOLDERS if any((root / f).glob("*.txt"))), None)
+    if folder is None:
+        raise InputError(
+            f"does not look like RealEstate10K: no camera files in {', '.join(f or '.' for f in CAMERA_FOLDERS)}",
+            path=root,
+            remedy="unpack RealEstate10K.tar.gz there",
+        )
+    chosen = _read_index(root / INDEX_FILE)
+    names = (
+        sorted((p.stem for p in folder.glob("*.txt")), key=natural_key) if chosen is None else list(chosen)
+    )
+    found = {name: pictures for name in names if (pictures := _pictures(root, name)) is not None}
+    if chosen is not None and len(found) < len(names):
+        first = next(name for name in names if name not in found)
+        raise InputError(
+            f"{len(names) - len(found)} of {len(names)} sequences of {INDEX_FILE} have no pictures, for example {first}",
+            path=root,
+            remedy="complete them, or take the sequences that can no longer be had out of a copy of the file",
+        )
+    if not found:
+        raise InputError(
+            "no sequence has pictures",
+            path=root,
+            remedy="extract the frames to SEQUENCE/images/0000.png, ...",
+        )
+    cached = functools.lru_cache(maxsize=4)(read_camera_file)
+    return [
+        _sequence(name, folder / f"{name}.txt", pictures, None if chosen is None else chosen[name], cached)
+        for name, pictures in found.items()
+    ]
+
+
+def _sequence(
+    name: str,
+    file: Path,
+    pictures: Path,
+    chosen: tuple[int, ...] | None,
+    read: Callable[[Path], CameraFile],
+) -> CameraSequence:
+    times = [words[0] for words in _rows(file)]
+
+    def picture(index: int) -> Path:
+        # Downloaders name frames by position or by time.
+        for stem in (f"{index:04d}", times[index]):
+            path = one_of(pictures, stem, PICTURES)
+            if path is not None:
+                return path
+        raise InputError(f"frame {index} (time {times[index]}) is missing", path=pictures)
+
+    return CameraSequence(
+        name,
+        [f"{i:04d}.png" for i in range(len(times))],
+        pictures=lambda frames: read_pictures([picture(i) for i in frames]),
+        world_from_cam=lambda frames: read(file).world_from_cam(frames),
+        chosen=chosen,
+    )
+
+
+def _pictures(root: Path, name: str) -> Path | None:
+    choices = (f"{name}/images", name, f"frames/test/{name}", f"test/{name}")
+    return next((root / c for c in choices if (root / c).is_dir()), None)
+
+
+def _read_index(path: Path) -> dict[str, tuple[int, ...]] | None:
+    if not path.is_file():
+        return None
+    out = {}
+    for name, entries in read_json_object(path).items():
+        if not isinstance(entries, list):
+            raise InputError(f"the entry of sequence '{name}' is no list of frames", path=path)
+        out[name] = tuple(_frame(entry, name, path) for entry in entries)
+    return out
+
+
+def _frame(entry: Any, name: str, path: Path) -> int:
+    value = entry.get("idx") if isinstance(entry, dict) else entry
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"sequence '{name}' names a frame that is no number", path=path)
+    return value
+
+
+def choose_random(sequence: CameraSequence) -> Sequence[int]:
+    """10 different frames (all of shorter sequences) in random order, drawn from the sequence's name and seed 42."""
+    count = len(sequence.frames)
+    order = numpy_generator(derive_seed(SEED, sequence.name)).permutation(count)
+    return [int(i) for i in np.asarray(order)[: min(VIEWS, count)]]
+
+
+TABLE2 = published_table(
+    "selfevo/table2",
+    "SelfEvo",
+    "Camera accuracy on RealEstate10K",
+    "auc_5 auc_15 auc_30",
+    """
+    VGGT          | 38.597 66.404 78.833
+    SelfEvo(VGGT) | 48.765 73.324 83.359
+    """,
+)
+
+PROTOCOLS: tuple[Protocol, ...] = (
+    CameraProtocol(
+        name="realestate10k_cameras",
+        title="RealEstate10K, 10 random frames of 1,719 test sequences: relative camera poses",
+        source="SelfEvo, Table 2; specification multiview.md 6.2",
+        reader=read_realestate10k,
+        choose=choose_random,
+        thresholds=(5, 15, 30),
+        rows=TABLE2.select({key: key for key in ("auc_5", "auc_15", "auc_30")}),
+        twin=CameraTwin(family="room", path="walk", frames={"smoke": 12, "mini": 30}),
+        layout=(
+            "RealEstate10K: {metadata/test, test or .}/SEQUENCE.txt and SEQUENCE/images/0000.png, ... (line of the "
+            "text file, from 0) or {SEQUENCE, frames/test/SEQUENCE or test/SEQUENCE}/TIMESTAMP.png; "
+            f"{INDEX_FILE} of pi3's evaluation branch beside them fixes sequences and frames"
+        ),
+        notes=(
+            f"With {INDEX_FILE} exactly its frames are read, in its order. It is not shipped here: without it all "
+            "sequences with pictures count and 10 frames are drawn from the sequence's name and seed 42, which are "
+            "other frames than those of the published rows.",
+        ),
+    ),
+)
