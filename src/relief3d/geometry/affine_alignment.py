@@ -22,7 +22,7 @@ _CHUNK_VALUES = 1 << 21
 
 
 class TruncatedFit(NamedTuple):
-    """Result of :func:`align_trunc`: scale (*,), loss (*,), sample (*,) int64: the index of the one that fixes the scale."""
+    """Result of :func:`align_trunc`, all (*,): scale, loss, and index (int64) of the sample that fixes the scale."""
 
     scale: Tensor
     loss: Tensor
