@@ -43,9 +43,9 @@ def read_ibims(root: Path) -> list[FrameFile]:
     """
     folder = need_folder(root, ("ibims1_core_raw", "ibims1_core_mat", ""), "iBims-1")
     if (folder / "rgb").is_dir():
-        names = _names(root, folder, [p.stem for p in (folder / "rgb").glob("*.png")])
+        names = _names(folder, [p.stem for p in (folder / "rgb").glob("*.png")])
         return [_raw_frame(folder, name) for name in names]
-    names = _names(root, folder, [p.stem for p in folder.glob("*.mat")])
+    names = _names(folder, [p.stem for p in folder.glob("*.mat")])
     if names:
         return [_mat_frame(folder / f"{name}.mat") for name in names]
     raise InputError(
@@ -55,8 +55,8 @@ def read_ibims(root: Path) -> list[FrameFile]:
     )
 
 
-def _names(root: Path, folder: Path, found: list[str]) -> list[str]:
-    for place in (folder, root, root.parent):
+def _names(folder: Path, found: list[str]) -> list[str]:
+    for place in (folder, folder.parent):
         if (place / "imagelist.txt").is_file():
             return read_utf8(place / "imagelist.txt").split()
     return sorted(found, key=natural_key)
