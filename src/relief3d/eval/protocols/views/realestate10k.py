@@ -1,4 +1,4 @@
-"""RealEstate10K camera accuracy, 10 random frames per test sequence: SelfEvo Table 2 (specification multiview.md 6.2)."""
+"""RealEstate10K camera accuracy, 10 random frames per sequence: SelfEvo Table 2 (specification multiview.md 6.2)."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def read_realestate10k(root: Path) -> list[CameraSequence]:
     if chosen is not None and len(found) < len(names):
         first = next(name for name in names if name not in found)
         raise InputError(
-            f"{len(names) - len(found)} of {len(names)} sequences of {INDEX_FILE} have no pictures, for example {first}",
+            f"{len(names) - len(found)} of {len(names)} sequences of {INDEX_FILE} have no pictures, such as {first}",
             path=root,
             remedy="complete them, or take the sequences that can no longer be had out of a copy of the file",
         )
