@@ -112,7 +112,7 @@ def recover_focal_shift(
     wide = torch.float32 if points.device.type == "mps" else torch.float64
     rows, cols = _nearest(height, points.device), _nearest(width, points.device)
     small = points.detach()[..., rows[:, None], cols, :].reshape(-1, _SIDE * _SIDE, 3).to(wide)
-    uv = view_plane_uv(height, width, device=points.device)[rows[:, None], cols].reshape(-1, 2).to(wide)
+    uv = view_plane_uv(height, width, device=points.device, dtype=wide)[rows[:, None], cols].reshape(-1, 2)
     used = torch.isfinite(small).all(-1)
     if mask is not None:
         used &= mask[..., rows[:, None], cols].reshape(-1, _SIDE * _SIDE)
@@ -255,7 +255,7 @@ def focal_weiszfeld(
     f, objective = weiszfeld_scale(p, q, used.to(p.dtype), iterations=iterations, tolerance=tolerance)
     f = _clip_focal(f, points.shape[-3], points.shape[-2])
     zero = torch.zeros_like(f)
-    return FocalFit(*(v.reshape(*lead, *v.shape[1:]).to(points.dtype) for v in (f, zero, objective)))
+    return FocalFit(*(v.reshape((*lead, *v.shape[1:])).to(points.dtype) for v in (f, zero, objective)))
 
 
 def focal_shift_weiszfeld(
@@ -310,7 +310,7 @@ def focal_shift_weiszfeld(
             break
     f = _clip_focal(f, points.shape[-3], points.shape[-2])
     return FocalFit(
-        *(v.reshape(*lead, *v.shape[1:]).to(points.dtype) for v in (f, t, torch.stack(objective, -1)))
+        *(v.reshape((*lead, *v.shape[1:])).to(points.dtype) for v in (f, t, torch.stack(objective, -1)))
     )
 
 
