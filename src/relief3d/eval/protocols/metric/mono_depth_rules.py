@@ -147,7 +147,7 @@ class TwinPlan:
 
 
 def lidar_view(clip: Clip, index: int, seed: int) -> Tensor:
-    """(H, W) exact z-depth of one picture where a 64-beam lidar 0.3 m above the camera hits, else 0."""
+    """(H, W) exact z-depth of one picture where a 32-beam lidar 0.3 m above the camera hits, else 0."""
     pose = clip.world_from_cam[index].float()
     world_from_sensor = pose.clone()
     # A lidar looks along x with z up, a camera along z with y down.
@@ -160,7 +160,7 @@ def lidar_view(clip: Clip, index: int, seed: int) -> Tensor:
     scan = lidar_scan(
         clip.world,
         world_from_sensor[None],
-        spinning_pattern(64, 360, low=-30.0, high=20.0),
+        spinning_pattern(32, 360, low=-30.0, high=20.0),
         torch_generator(derive_seed(seed, "lidar", index)),
         times=clip.times[index][None],
         noise=0.0,
