@@ -11,7 +11,6 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,12 +33,11 @@ from relief3d.eval.protocols.base import (
     Truth,
 )
 from relief3d.eval.protocols.metric.frames import FrameFile, check_same_size
+from relief3d.eval.protocols.metric.mono_depth_rules import CLAMP, Shot, file_shot, one_map, resize_bilinear
 from relief3d.eval.published.table import PublishedRow
-from relief3d.eval.twins.rendered import ClipPlan, clip_cache, query_scene
+from relief3d.eval.twins.rendered import Clip, ClipPlan, clip_cache, query_scene
 from relief3d.worlds.config import Family
 
-CLAMP = (1e-3, 1e3)
-"""Metres to which predictions are clamped before they are compared (9.1)."""
 LEFT_OUT = Column("left_out", "no number", "%", "lower")
 
 Reader = Callable[[Path], list[FrameFile]]
@@ -91,47 +89,33 @@ class FrameTwin:
     known: float = 1.0
 
 
-def twin_frames(twin: FrameTwin, budget: Budget, seed: int) -> list[FrameFile]:
+def twin_shots(twin: FrameTwin, budget: Budget, seed: int) -> list[Shot]:
     """Procedural pictures with exact depth, rendered when first used."""
-    cache = clip_cache()
+    render = clip_cache()
     clips, size = (2, twin.smoke_size) if budget == "smoke" else (twin.mini_clips, twin.mini_size)
     out = []
     for index in range(clips):
         family = twin.families[index % len(twin.families)]
         plan = ClipPlan(seed=derive_seed(seed, index), frames=twin.frames, size=size, family=family)
-        out += [_twin_frame(twin, plan, cache, f"{family}{index:03d}", i) for i in range(twin.frames)]
+        out += [_twin_shot(twin, plan, render, f"{family}{index:03d}", i) for i in range(twin.frames)]
     return out
 
 
-def _twin_frame(
-    twin: FrameTwin, plan: ClipPlan, cache: Callable[[ClipPlan], Any], group: str, i: int
-) -> FrameFile:
-    def depth() -> Tensor:
-        full = cache(plan).depth[i]
-        luck = torch.rand(full.shape, generator=torch_generator(derive_seed(plan.seed, "known", i)))
-        return torch.where(luck < twin.known, full, torch.zeros_like(full))
+def _twin_shot(
+    twin: FrameTwin, plan: ClipPlan, render: Callable[[ClipPlan], Clip], group: str, i: int
+) -> Shot:
+    def truth() -> tuple[Tensor, Tensor]:
+        depth = render(plan).depth[i]
+        luck = torch.rand(depth.shape, generator=torch_generator(derive_seed(plan.seed, "known", i)))
+        return depth, (depth > 0) & (luck < twin.known)
 
-    # The reader's intrinsics are known before pictures are loaded; the twin's come with the rendered clip.
-    return _TwinFrame(
+    return Shot(
         name=f"{group}/{i:06d}",
         group=group,
-        load_image=lambda: cache(plan).images[i],
-        load_depth=depth,
-        load_valid=lambda: depth() > 0,
-        load_K=lambda: cache(plan).K[i],
+        load_image=lambda: render(plan).images[i],
+        load_truth=truth,
+        load_K=lambda: render(plan).K[i],
     )
-
-
-@dataclass(frozen=True)
-class _TwinFrame(FrameFile):
-    """A picture whose intrinsics appear when it is rendered."""
-
-    load_K: Callable[[], Tensor] = lambda: torch.eye(3)
-
-
-def frame_intrinsics(frame: FrameFile) -> Tensor | None:
-    """(3, 3) intrinsics of a picture of a data set or of a twin, or None."""
-    return frame.load_K() if isinstance(frame, _TwinFrame) else frame.K
 
 
 @dataclass(frozen=True)
@@ -149,16 +133,16 @@ class LoadedFrame:
     K: Tensor | None
 
 
-def frame_loader(frames: Sequence[FrameFile]) -> Callable[[int], LoadedFrame]:
-    """Loads frames by index and keeps the last two, because several samples in a row share a picture."""
+def shot_loader(shots: Sequence[Shot]) -> Callable[[int], LoadedFrame]:
+    """Loads pictures by index and keeps the last two, because several samples in a row share a picture."""
 
     @functools.lru_cache(maxsize=2)
     def load(index: int) -> LoadedFrame:
-        frame = frames[index]
-        image, depth, valid = frame.load_image(), frame.load_depth(), frame.load_valid()
-        check_same_size(frame.name, image, depth)
+        shot = shots[index]
+        image, (depth, valid) = shot.load_image(), shot.load_truth()
+        check_same_size(shot.name, image, depth)
         known = valid & torch.isfinite(depth) & (depth > 0)
-        return LoadedFrame(image, torch.where(known, depth, torch.zeros_like(depth)), frame_intrinsics(frame))
+        return LoadedFrame(image, torch.where(known, depth, torch.zeros_like(depth)), shot.load_K())
 
     return load
 
@@ -168,20 +152,22 @@ def in_range(depth: Tensor, low: float, high: float) -> Tensor:
     return (depth > 0) & (depth >= low) & (depth <= high)
 
 
-def clamped_errors(predicted: Tensor, truth: Tensor, valid: Tensor) -> tuple[DepthErrors, float]:
-    """Errors over valid pixels with a finite prediction, clamped to [1e-3, 1e3] m, and the share without one.
+def clamped_errors(answer: Answer, truth: Tensor, valid: Tensor) -> tuple[DepthErrors, float]:
+    """Errors over valid pixels with a finite prediction, and the share of valid pixels without one.
+
+    The prediction is resized bilinearly to the size of the truth and clamped to [0.001, 1000] m (9.1).
 
     Args:
-        predicted: (1, H, W) metres.
+        answer: with ``depth`` (1, h, w) metres.
         truth: (1, H, W) metres.
         valid: (1, H, W) bool.
 
     Raises:
-        InputError: "no valid pixels", also when the prediction is nowhere finite.
+        InputError: no depth map, or "no valid pixels", also when the prediction is nowhere finite.
     """
-    counted = valid & torch.isfinite(predicted)
-    p = predicted.double().clamp(*CLAMP)
-    errors = depth_errors(p[0], truth[0].double(), counted[0])
+    p = resize_bilinear(one_map(answer), (truth.shape[1], truth.shape[2]))
+    counted = valid[0] & torch.isfinite(p)
+    errors = depth_errors(p.double().clamp(*CLAMP), truth[0].double(), counted)
     return errors, 1.0 - float(counted.sum()) / float(valid.sum())
 
 
@@ -232,16 +218,16 @@ class PromptedDepth(Protocol):
 
     def open(self, data: Path) -> list[Sample]:
         """One sample per picture and pattern; see :class:`Protocol`."""
-        return self._samples(self._reader(data))
+        return self._samples([file_shot(frame) for frame in self._reader(data)])
 
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:
         """Procedural pictures with the same patterns."""
-        return self._samples(twin_frames(self._twin, budget, derive_seed(seed, self.name)))
+        return self._samples(twin_shots(self._twin, budget, derive_seed(seed, self.name)))
 
     def measure(self, query: Query, truth: Truth, answer: Answer) -> Measurement:
         """AbsRel of one picture and pattern; the answer needs ``depth`` (1, H, W) in metres."""
         depth = truth.need("depth")
-        errors, missing = clamped_errors(answer.need("depth", depth.shape), depth, truth.need("valid"))
+        errors, missing = clamped_errors(answer, depth, truth.need("valid"))
         column = str(truth.facts["column"])
         values = {column: self._factor * float(errors.abs_rel), LEFT_OUT.key: 100 * missing}
         times = answer.facts.get("seconds")
@@ -257,26 +243,26 @@ class PromptedDepth(Protocol):
         """Rows given by the benchmark."""
         return self._rows
 
-    def _samples(self, frames: Sequence[FrameFile]) -> list[Sample]:
-        load = frame_loader(frames)
-        return [self._sample(frame, load, i, p) for i, frame in enumerate(frames) for p in self.prompts]
+    def _samples(self, shots: Sequence[Shot]) -> list[Sample]:
+        load = shot_loader(shots)
+        return [self._sample(shot, load, i, p) for i, shot in enumerate(shots) for p in self.prompts]
 
     def _sample(
-        self, frame: FrameFile, load: Callable[[int], LoadedFrame], index: int, prompt: PromptColumn
+        self, shot: Shot, load: Callable[[int], LoadedFrame], index: int, prompt: PromptColumn
     ) -> Sample:
-        name = f"{frame.name}/{prompt.key}"
+        name = f"{shot.name}/{prompt.key}"
 
         def query() -> Query:
             loaded = load(index)
-            given = make_prompt(prompt.pattern, loaded.depth, seed=image_seed(frame.name), image=loaded.image)
+            given = make_prompt(prompt.pattern, loaded.depth, seed=image_seed(shot.name), image=loaded.image)
             return prompted_query(name, loaded, given)
 
         def truth() -> Truth:
             depth = load(index).depth[None]
-            facts = {"group": frame.group, "column": prompt.key}
+            facts = {"group": shot.group, "column": prompt.key}
             return Truth({"depth": depth, "valid": in_range(depth, *self.depth_range)}, facts=facts)
 
-        return Sample(name, frame.group, query, truth)
+        return Sample(name, shot.group, query, truth)
 
 
 def prompted_query(name: str, frame: LoadedFrame, prompt: Prompt) -> Query:
@@ -322,8 +308,8 @@ def _time_key(key: str) -> str:
 
 _NOTES = (
     "No alignment and no median scaling; per picture, then the mean over pictures (the paper does not say which).",
-    "Predictions are clamped to [0.001, 1000] m; pixels without a finite prediction are left out and counted in "
-    "'no number'.",
+    "Predictions are resized bilinearly to the size of the truth where they differ, then clamped to [0.001, 1000] m; "
+    "pixels without a finite prediction are left out and counted in 'no number'.",
     "True depth counts inside the closed range; prompts are cut out of all valid depth, also outside of it.",
     "Random prompts are seeded by the CRC-32 of the picture's name; no noise is added.",
 )
