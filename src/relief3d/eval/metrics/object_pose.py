@@ -13,11 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import InputError
 from relief3d.core.optional import require
 from relief3d.eval.metrics.icp import NeighbourTree, checked_points, icp
 from relief3d.geometry.alignment import Similarity, umeyama
 from relief3d.geometry.rotations import rotation_angle
+from relief3d.geometry.transforms import transform_points
+from relief3d.render.factory import make_renderer
 
 ADD_S_LIMIT = 0.1
 _FEWEST_HULL_POINTS = 5
@@ -154,6 +157,20 @@ def mask_iou(predicted: Tensor, truth: Tensor) -> float:
     if not bool(truth.any()):
         raise InputError("no valid pixels", remedy="the true mask of an object must not be empty")
     return float((predicted & truth).sum()) / float((predicted | truth).sum())
+
+
+def silhouette(mesh: Mesh, cam_from_object: Tensor, K: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pixels (H, W) bool whose centres a posed mesh covers, seen from either side.
+
+    Args:
+        mesh: in the object frame.
+        cam_from_object: (4, 4), column vectors, OpenCV camera.
+        K: (3, 3) pixels.
+        size: (H, W).
+    """
+    posed = transform_points(cam_from_object.double(), mesh.vertices.detach().cpu().double()).float()
+    camera = Camera(size[1], size[0], K, torch.eye(4, dtype=torch.float64))
+    return make_renderer().cast(Mesh(posed, mesh.faces.cpu()), camera, back_faces="keep").hit.cpu()
 
 
 def scene_scale(predicted_depth: Sequence[float], true_depth: Sequence[float]) -> float:
