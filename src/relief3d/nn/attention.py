@@ -1,0 +1,146 @@
+"""Multi-head attention, written once for all models.
+
+The inner product itself is a function (:data:`Attend`), so that a model can swap in token merging, sparse or cached
+attention without another copy of the projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from relief3d.nn.rope import RopeTable, apply_rope
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(B, heads, T, d) queries, keys, values -> (B, heads, T, d)."""
+
+
+def attend_fully(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of every query to every key, scale d ** -0.5, without storing the weights."""
+    return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+class KeyValueCache:
+    """Keys and values of past tokens for streaming: append the new ones, get all of them.
+
+    Args:
+        limit: most tokens to keep; the oldest are dropped, the first ``pinned`` never.
+        pinned: tokens that always stay (such as those of the first view).
+    """
+
+    def __init__(self, limit: int | None = None, pinned: int = 0) -> None:
+        self.limit, self.pinned = limit, pinned
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+
+    def __len__(self) -> int:
+        return 0 if self.k is None else self.k.shape[-2]
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add (B, heads, T, d) and return everything kept."""
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat([self.k, k], -2), torch.cat([self.v, v], -2)
+        self.k, self.v = self._within(k), self._within(v)
+        return k, v
+
+    def _within(self, x: Tensor) -> Tensor:
+        if self.limit is None or x.shape[-2] <= self.limit:
+            return x
+        recent = self.limit - self.pinned
+        return torch.cat([x[..., : self.pinned, :], x[..., x.shape[-2] - recent :, :]], -2)
+
+
+class Attention(nn.Module):
+    """Self-attention with one projection to queries, keys and values (rows of ``qkv`` in that order, head-major).
+
+    Args:
+        dim: channels, a multiple of ``heads``.
+        heads: number of heads.
+        qk_norm: layer norm over the channels of a head on queries and keys, shared by the heads, eps 1e-5.
+        qkv_bias: bias of the input projection.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool = False, qkv_bias: bool = True) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.q_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        rope: RopeTable | None = None,
+        attend: Attend = attend_fully,
+        cache: KeyValueCache | None = None,
+    ) -> Tensor:
+        """Mix (B, T, C) tokens.
+
+        Args:
+            x: tokens; with ``rope`` of T' rows, T must be a multiple of T' (views after views share the tables).
+            rope: tables of one view.
+            attend: the inner product.
+            cache: past keys and values, to which this call's are added.
+        """
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q, k = _rotated(q, rope), _rotated(k, rope)
+        # Norms may have promoted queries and keys under autocast.
+        q, k = q.to(v.dtype), k.to(v.dtype)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+def _rotated(x: Tensor, rope: RopeTable) -> Tensor:
+    """Apply the tables of one view to (B, heads, views * T', d)."""
+    rows = rope.cos.shape[0]
+    if x.shape[-2] == rows:
+        return apply_rope(x, rope)
+    return apply_rope(x.unflatten(-2, (-1, rows)), rope).flatten(-3, -2)
+
+
+class CrossAttention(nn.Module):
+    """Attention of queries to another set of tokens, with separate projections (``q_proj``, ``k_proj``, ``v_proj``).
+
+    Args:
+        dim: channels.
+        heads: number of heads.
+        qk_norm: as in :class:`Attention`.
+    """
+
+    def __init__(self, dim: int, heads: int, *, qk_norm: bool = False) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"{dim} channels do not divide into {heads} heads")
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, dim) for _ in range(3))
+        self.q_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
+        self.k_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        rope: RopeTable | None = None,
+        context_rope: RopeTable | None = None,
+        attend: Attend = attend_fully,
+    ) -> Tensor:
+        """Mix (B, K, C) context into (B, T, C) queries."""
+        q, k, v = (
+            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.q_proj, x), (self.k_proj, context), (self.v_proj, context))
+        )
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rope is not None:
+            q = _rotated(q, rope)
+        if context_rope is not None:
+            k = _rotated(k, context_rope)
+        return self.proj(attend(q.to(v.dtype), k.to(v.dtype), v).transpose(1, 2).flatten(2))
