@@ -243,9 +243,9 @@ def test_triangles_no_camera_saw_are_culled():
     wall, hidden = plane(2.0), plane(2.6)
     both = Mesh(torch.cat((wall.vertices, hidden.vertices)), torch.cat((wall.faces, hidden.faces + 1681)))
     depth = torch.full((48, 64), 2.0)
-    seen = seen_surface(both, [camera()], [depth], slack=0.12)
+    seen = seen_surface(both, [(camera(), depth)], slack=0.12)
     assert float(seen.vertices[:, 2].max()) == 2.0 and 0 < seen.faces.shape[0] < wall.faces.shape[0] + 1
-    loose = seen_surface(both, [camera()], [depth], slack=0.7)
+    loose = seen_surface(both, [(camera(), depth)], slack=0.7)
     assert float(loose.vertices[:, 2].max()) == pytest.approx(2.6)
 
 

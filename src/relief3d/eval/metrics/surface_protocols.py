@@ -7,7 +7,7 @@ The protocols themselves have a module each: :mod:`~relief3d.eval.metrics.mesh_t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -108,16 +108,19 @@ def voxel_downsample(points: Tensor, voxel_size: float) -> Tensor:
     return total / count[:, None]
 
 
-def seen_surface(mesh: Mesh, cameras: Sequence[Camera], depths: Sequence[Tensor], slack: float) -> Mesh:
+def seen_surface(mesh: Mesh, frames: Iterable[tuple[Camera, Tensor]], slack: float) -> Mesh:
     """The triangles whose centre or one of whose corners at least one camera sees (frustum and depth test).
 
     Args:
         mesh: in the world of the cameras.
-        cameras: posed pinhole cameras.
-        depths: one (H, W) z-depth per camera, 0 where unknown.
+        frames: posed pinhole cameras with (H, W) z-depth, 0 where unknown; read once, one at a time.
         slack: how far behind that depth a point still counts as seen; three voxels in the specification.
     """
     corners = mesh.vertices.double()[mesh.faces]
-    vertex_seen = visible_count(mesh.vertices, cameras, depths, slack) > 0
-    centre_seen = visible_count(corners.mean(1), cameras, depths, slack) > 0
+    points = torch.cat((mesh.vertices.double(), corners.mean(1)))
+    seen = torch.zeros(points.shape[0], dtype=torch.bool)
+    for camera, depth in frames:
+        left = torch.nonzero(~seen)[:, 0]
+        seen[left] = visible_count(points[left], [camera], [depth], slack) > 0
+    vertex_seen, centre_seen = seen.split((mesh.vertices.shape[0], mesh.faces.shape[0]))
     return select_faces(mesh, vertex_seen[mesh.faces].any(1) | centre_seen)
