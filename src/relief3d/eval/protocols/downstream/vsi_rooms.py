@@ -21,11 +21,24 @@ from torch import Tensor
 from relief3d.core.seeding import derive_seed, numpy_generator
 from relief3d.geometry.projection import intrinsics_from_fov
 from relief3d.worlds import World, WorldConfig, make_world
-from relief3d.worlds.layout import Layout
+from relief3d.worlds.layout import Kind, Layout
 from relief3d.worlds.meshing import world_mesh
 
 NAMES = ("table", "chair", "sofa", "plant", "lamp", "picture", "crates", "shelf")
 VIEWS = 8
+_CONFIG = WorldConfig(
+    family="room",
+    # Enough primitives that no piece of furniture is left half built.
+    slots={
+        Kind.SHELL: 1, Kind.BOX: 160, Kind.ELLIPSOID: 30, Kind.CYLINDER: 60, Kind.CONE: 12,
+        Kind.ROUNDED_BOX: 12, Kind.TORUS: 4, Kind.SUPERQUADRIC: 16, Kind.LATHE: 8,
+    },
+    texture_size=64,
+    furniture=8,
+    clutter=2,
+    pictures=1,
+    centre_table=0.0,  # the camera stands there
+)  # fmt: skip
 _FOV = math.radians(80.0)
 _PITCH = math.radians(-20.0)
 _SEEN = 0.002
@@ -88,7 +101,7 @@ class Question:
 
 def make_room(seed: int, size: tuple[int, int]) -> Room:
     """A procedural room and its pictures (H, W)."""
-    world = make_world(seed, WorldConfig(family="room", texture_size=64)).compact()
+    world = make_world(seed, _CONFIG).compact()
     height = float(world.room[0, 2] + world.room[0, 5])
     poses = turning_poses(min(1.6, height - 0.4))
     K = intrinsics_from_fov(size[1], size[0], _FOV).float().expand(1, VIEWS, 3, 3)
