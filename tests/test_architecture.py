@@ -62,10 +62,18 @@ def imports(tree: ast.AST) -> Iterator[str]:
 
 
 def top_level_imports(tree: ast.Module) -> Iterator[str]:
-    for node in tree.body:
+    """What is imported when the module is: functions import on their own account."""
+    waiting: list[ast.AST] = list(tree.body)
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
-        yield from imports(node)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imports(node)
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
 
 
 def layer(path: Path) -> str | None:

@@ -48,3 +48,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def accelerator_name() -> str | None:
+    """Name of the first accelerator of this machine, or None."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0)
+    return "Apple GPU" if torch.backends.mps.is_available() else None

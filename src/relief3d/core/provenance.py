@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from relief3d.core.device import accelerator_name
+
 PACKAGES = (
     "relief3d",
     "torch",
@@ -42,9 +44,8 @@ def hardware() -> dict[str, Any]:
     out: dict[str, Any] = {"machine": platform.machine(), "cores": cores, "threads": torch.get_num_threads()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         out["memory_gib"] = round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1024**3, 1)
-    if torch.cuda.is_available():
-        out["accelerator"] = torch.cuda.get_device_name(0)
-    return out
+    name = accelerator_name()
+    return out if name is None else {**out, "accelerator": name}
 
 
 def commit() -> str | None:
