@@ -229,10 +229,12 @@ def _whole(threshold: int) -> int:
 def _cumulative_mean(errors: Tensor, edges: Tensor) -> float:
     _need_pairs(errors)
     values = errors.detach().double().cpu()
-    # The number below each upper edge is the cumulative histogram; only the last bin includes its edge.
-    below = torch.searchsorted(values.sort().values, edges[1:])
-    below[-1] = (values <= edges[-1]).sum()
-    return 100.0 * float(below.double().mean()) / values.numel()
+    inside = values[values <= edges[-1]]
+    bins = torch.bucketize(
+        inside, edges[1:-1], right=True
+    )  # an inner edge opens the next bin; the last is closed
+    counts = torch.bincount(bins, minlength=edges.numel() - 1)
+    return 100.0 * float(counts.cumsum(0).double().mean()) / values.numel()
 
 
 def _trajectory(pred: Tensor, true: Tensor, with_scale: bool) -> TrajectoryErrors:
