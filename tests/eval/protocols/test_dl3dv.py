@@ -115,6 +115,15 @@ def test_depth_of_another_size_is_taken_at_the_nearest_pixel(tmp_path):
         PROTOCOL.open(tmp_path)[0].load_truth()
 
 
+def test_scenes_without_the_nerfstudio_folder(tmp_path):
+    base = write_scene(tmp_path, "aaa", folder="images_8")
+    for entry in list(base.iterdir()):
+        entry.rename(tmp_path / "aaa" / entry.name)
+    base.rmdir()
+    sample = PROTOCOL.open(tmp_path)[0]
+    assert len(sample.load_query().scene) == 8 and sample.load_truth().tensors["depth"].shape == (8, 8, 12)
+
+
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(InputError, match="does not look like the DL3DV benchmark"):
         PROTOCOL.open(tmp_path)
