@@ -176,7 +176,8 @@ class BoundaryProtocol(Protocol):
         """True and predicted contours over the picture."""
         if query.scene is None:
             return {}
-        image = (query.scene.views[0].load_image() * 255).to(torch.uint8)
+        image = query.scene.views[0].load_image()
+        image = image if image.dtype == torch.uint8 else (image * 255).round().to(torch.uint8)
         return {"boundaries": boundary_overlay(image, answer.need("depth")[0], truth.need("depth")[0])}
 
 
