@@ -130,16 +130,28 @@ def aligned_depth_errors(
     Raises:
         InputError: as :func:`fit_alignment`.
     """
+    parts = masked_parts(predicted, truth, mask, scope)
+    return aligned_pixel_errors(parts, method, post_clip_max=post_clip_max, learning_rate=learning_rate)
+
+
+def masked_parts(
+    predicted: Tensor, truth: Tensor, mask: Tensor, scope: AlignmentScope = "video"
+) -> list[tuple[Tensor, Tensor]]:
+    """Masked pixels of (N, H, W) maps as (P,) pairs, one per alignment: the video, or each frame with valid pixels.
+
+    Raises:
+        InputError: shapes differ, or an unknown scope.
+    """
     if predicted.shape != truth.shape or mask.shape != truth.shape or truth.ndim != 3:
         raise InputError(
             f"prediction {tuple(predicted.shape)}, truth {tuple(truth.shape)} and mask {tuple(mask.shape)} "
             "must all be (N, H, W)"
         )
     if scope == "video":
-        parts = [(predicted[mask], truth[mask])]
-    else:
-        parts = [(p[m], g[m]) for p, g, m in zip(predicted, truth, mask) if bool(m.any())]
-    return aligned_pixel_errors(parts, method, post_clip_max=post_clip_max, learning_rate=learning_rate)
+        return [(predicted[mask], truth[mask])]
+    if scope == "frame":
+        return [(p[m], g[m]) for p, g, m in zip(predicted, truth, mask) if bool(m.any())]
+    raise InputError(f"unknown scope of an alignment '{scope}'", remedy="choose video or frame")
 
 
 def aligned_pixel_errors(
