@@ -303,11 +303,11 @@ class MonoDepthProtocol(Protocol):
 
     def open(self, data: Path) -> list[Sample]:
         """Samples of the real pictures."""
-        return self._samples([file_shot(f) for f in self.frames(data)])
+        return mono_samples([file_shot(f) for f in self.frames(data)])
 
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:
         """Samples of rendered pictures."""
-        return self._samples(self.twin_plan.shots(budget, seed, self.name))
+        return mono_samples(self.twin_plan.shots(budget, seed, self.name))
 
     def measure(self, query: Query, truth: Truth, answer: Answer) -> Measurement:
         """Errors of one picture; the weight is the number of pixels."""
@@ -323,21 +323,24 @@ class MonoDepthProtocol(Protocol):
         """Both tables' rows of this data set, one row per method."""
         return published_mono(self.data)
 
-    def _samples(self, shots: Sequence[Shot]) -> list[Sample]:
-        return [Sample(s.name, s.group, *self._loaders(s)) for s in shots]
 
-    def _loaders(self, shot: Shot) -> tuple[Callable[[], Query], Callable[[], Truth]]:
+def mono_samples(shots: Sequence[Shot]) -> list[Sample]:
+    """Samples whose query holds a picture with its true intrinsics, and whose truth is depth where it may count."""
+
+    def loaders(shot: Shot) -> tuple[Callable[[], Query], Callable[[], Truth]]:
         def query() -> Query:
             image, K = shot.load_image(), shot.need_K()
-            return Query(
-                shot.name, "mono_depth", ("depth",), query_scene(image[None], K=K[None], ordered=False)
-            )
+            scene = query_scene(image[None], K=K[None], ordered=False)
+            return Query(shot.name, "mono_depth", ("depth",), scene)
 
         def truth() -> Truth:
             depth, valid = shot.load_truth()
-            return Truth({"depth": depth[None].float(), "valid": valid[None]}, facts={"group": shot.group})
+            tensors = {"depth": depth[None].float(), "valid": valid[None]}
+            return Truth(tensors, facts={"group": shot.group})
 
         return query, truth
+
+    return [Sample(shot.name, shot.group, *loaders(shot)) for shot in shots]
 
 
 def published_mono(data: str) -> tuple[PublishedRow, ...]:
