@@ -72,7 +72,8 @@ def real_sets() -> str:
     head = ["set", "registered", "AUC@3", "AUC@5", "AUC@15", "AUC@30", "RRA@5", "RTA@5", "ATE % of path"]
     parts = [
         "The ordinary command `relief3d reconstruct` on photos with known truth; "
-        f"`python benchmarks/real_sets.py` repeats it. {data.get('hardware', '')}. Sets without truth of a kind are left out of that table.",
+        f"`python benchmarks/real_sets.py` repeats it. {data.get('hardware', '')}. "
+        "Sets without truth of a kind are left out of that table.",
         "Cameras (AUC: signed directions, exact area; a view that was not registered fails in all its pairs):",
         table(head, cameras),
         "Depth and surface, after one similarity from the cameras, never per view; the surface is compared with the "
@@ -129,8 +130,8 @@ def evaluation_page() -> str:
         speed(),
         "## Protocols on their procedural twins",
         "`relief3d eval all` repeats these. The twins show that the protocols work and what plain baselines reach on "
-        "them; their numbers are **not comparable** with the published rows, which are printed for the layout of the table. "
-        "A published value that the specifications do not hold is a dash (not available).",
+        "them; their numbers are **not comparable** with the published rows, which are printed for the layout of the "
+        "table. A published value that the specifications do not hold is a dash (not available).",
     ]
     for name, protocol in protocols.items():
         if name in found:

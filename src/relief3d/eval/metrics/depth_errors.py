@@ -101,42 +101,46 @@ def depth_errors(predicted: Tensor, truth: Tensor, mask: Tensor) -> DepthErrors:
     """
     check_maps(predicted, truth, mask)
     lead = truth.shape[:-2] if truth.ndim > 2 else truth.shape[:0]
-    p, g = predicted.double().reshape(*lead, -1), truth.double().reshape(*lead, -1)
-    m = mask.reshape(*lead, -1)
-    count = m.sum(-1)
-    if count.numel() == 0 or bool((count == 0).any()):
+    p, g, m = (t.reshape(lead.numel(), -1) for t in (predicted, truth, mask))
+    if not len(p):
+        raise InputError("no valid pixels", remedy="the batch is empty")
+    # One set at a time: the few million numbers of a map stay in the processor's cache, and memory stays small.
+    sets = [_errors_of_pixels(p[i][m[i]].double(), g[i][m[i]].double()) for i in range(len(p))]
+    return DepthErrors(*(torch.stack(values).reshape(lead) for values in zip(*sets)))
+
+
+def _errors_of_pixels(p: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of :class:`DepthErrors`, in its order, over (P,) pixels."""
+    if not p.numel():
         raise InputError("no valid pixels", remedy="check the depth range, the unit and the mask")
-    one = torch.ones_like(g)
-    p, g = torch.where(m, p, one), torch.where(m, g, one)
     if not bool((torch.isfinite(p) & (p > 0)).all()):
         raise InputError(
             "the prediction holds values that are not positive numbers where the truth is known",
             remedy="fill or clamp the prediction, or leave those pixels out of the mask on purpose",
         )
-    weight = m.double() / count[..., None]
-
-    def mean(values: Tensor) -> Tensor:
-        return (values * weight).sum(-1)
-
-    error, log_error = (p - g).abs(), p.log() - g.log()
-    ratio = torch.maximum(p / g, g / p)
+    quotient = p / g
+    ratio = torch.maximum(quotient, g / p)
+    log_error = quotient.log_()
+    error = (p - g).abs_()
+    relative = error / g
+    mean_log, mean_log_square = log_error.mean(), log_error.square().mean()
 
     def share(limit: float) -> Tensor:
-        return mean((ratio < limit).double())
+        return (ratio < limit).double().mean()
 
-    return DepthErrors(
-        abs_rel=mean(error / g),
-        sq_rel=mean(error.square() / g),
-        rmse=mean(error.square()).sqrt(),
-        mae=mean(error),
-        rmse_log=mean(log_error.square()).sqrt(),
-        log10=mean(log_error.abs()) / torch.log(torch.tensor(10.0, dtype=torch.float64)),
-        silog=(mean(log_error.square()) - 0.5 * mean(log_error).square()).clamp_min(0).sqrt(),
-        delta1=share(DELTA_BASE),
-        delta2=share(DELTA_BASE**2),
-        delta3=share(DELTA_BASE**3),
-        delta_105=share(1.05),
-        inlier_103=share(1.03),
-        inlier_110=share(1.10),
-        pixels=count.double(),
+    return (
+        relative.mean(),
+        (error * relative).mean(),
+        error.square().mean().sqrt(),
+        error.mean(),
+        mean_log_square.sqrt(),
+        log_error.abs().mean() / torch.log(torch.tensor(10.0, dtype=torch.float64)),
+        (mean_log_square - 0.5 * mean_log.square()).clamp_min(0).sqrt(),
+        share(DELTA_BASE),
+        share(DELTA_BASE**2),
+        share(DELTA_BASE**3),
+        share(1.05),
+        share(1.03),
+        share(1.10),
+        p.new_tensor(float(p.numel())),
     )
