@@ -127,8 +127,9 @@ def turning_poses(height: float) -> Tensor:
     for i in range(VIEWS):
         yaw = math.tau * i / VIEWS
         forward = torch.tensor(
-            [math.cos(yaw) * math.cos(_PITCH), math.sin(yaw) * math.cos(_PITCH), math.sin(_PITCH)]
-        ).double()
+            [math.cos(yaw) * math.cos(_PITCH), math.sin(yaw) * math.cos(_PITCH), math.sin(_PITCH)],
+            dtype=torch.float64,
+        )
         right = torch.tensor([math.sin(yaw), -math.cos(yaw), 0.0], dtype=torch.float64)
         poses[i, :3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
         poses[i, 2, 3] = height
