@@ -123,8 +123,8 @@ def _depth(folder: Path, stem: str) -> Path:
 TWIN = CameraTwin(
     family="outdoor",
     clips={"smoke": 2, "mini": 12},
-    frames={"smoke": 9, "mini": 16},
-    size={"smoke": (36, 48), "mini": (120, 160)},
+    frames={"smoke": 9, "mini": 11},
+    size={"smoke": (36, 48), "mini": (96, 128)},
 )
 """More frames than the set needs, so that the choice of the contiguous frames matters."""
 

@@ -255,7 +255,7 @@ TWIN = CameraTwin(
     family="room",
     path="walk",
     clips={"smoke": 2, "mini": 10},
-    frames={"smoke": 6, "mini": 20},
+    frames={"smoke": 6, "mini": 10},
     size={"smoke": (36, 48), "mini": (96, 128)},
 )
 """Strides are longer than the clips, so two frames of each are taken."""

@@ -22,7 +22,7 @@ from relief3d.eval.protocols.views.camera_rules import (
     read_pictures,
 )
 from relief3d.eval.protocols.views.sequence_files import PICTURES, one_of
-from relief3d.eval.published.table import published_table
+from relief3d.eval.published import selfevo
 from relief3d.geometry.transforms import invert_rigid
 from relief3d.io.json_file import read_json_object
 from relief3d.io.names import natural_key
@@ -190,17 +190,6 @@ def choose_random(sequence: CameraSequence) -> Sequence[int]:
     return [int(i) for i in np.asarray(order)[: min(VIEWS, count)]]
 
 
-TABLE2 = published_table(
-    "selfevo/table2",
-    "SelfEvo",
-    "Camera accuracy on RealEstate10K",
-    "auc_5 auc_15 auc_30",
-    """
-    VGGT          | 38.597 66.404 78.833
-    SelfEvo(VGGT) | 48.765 73.324 83.359
-    """,
-)
-
 PROTOCOLS: tuple[Protocol, ...] = (
     CameraProtocol(
         name="realestate10k_cameras",
@@ -209,7 +198,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         reader=read_realestate10k,
         choose=choose_random,
         thresholds=(5, 15, 30),
-        rows=TABLE2.select({key: key for key in ("auc_5", "auc_15", "auc_30")}),
+        rows=selfevo.TABLE_2.select({key: f"realestate10k.{key}" for key in ("auc_5", "auc_15", "auc_30")}),
         twin=CameraTwin(family="room", path="walk", frames={"smoke": 12, "mini": 30}),
         layout=(
             "RealEstate10K: {metadata/test, test or .}/SEQUENCE.txt and SEQUENCE/images/0000.png, ... (line of the "

@@ -200,7 +200,7 @@ class ContextProtocol(Protocol):
         family="room",
         path="walk",
         clips={"smoke": 2, "mini": 12},
-        frames={"smoke": 12, "mini": 24},
+        frames={"smoke": 12, "mini": 16},
         size={"smoke": (36, 48), "mini": (120, 160)},
     )
 

@@ -115,8 +115,8 @@ def _need(top: Record, key: str) -> float:
 TWIN = CameraTwin(
     family="room",
     clips={"smoke": 2, "mini": 12},
-    frames={"smoke": 9, "mini": 16},
-    size={"smoke": (36, 48), "mini": (120, 160)},
+    frames={"smoke": 9, "mini": 11},
+    size={"smoke": (36, 48), "mini": (96, 128)},
 )
 
 PROTOCOLS: tuple[Protocol, ...] = (
