@@ -167,7 +167,13 @@ def test_answers_that_do_not_fit(tmp_path):
 
 
 def test_twin_uses_the_chooser():
-    p = protocol(twin=CameraTwin(clips={"smoke": 2, "mini": 2}, frames={"smoke": 30, "mini": 30}))
+    p = protocol(
+        twin=CameraTwin(
+            clips={"smoke": 2, "mini": 2},
+            frames={"smoke": 30, "mini": 30},
+            size={"smoke": (12, 16), "mini": (12, 16)},
+        )
+    )
     samples = p.twin("smoke")
     assert [v.name for v in samples[0].load_query().scene.views] == ["000000.png", "000014.png", "000029.png"]
     summary = p.summarise(measure_samples(p, samples, truthful))
