@@ -41,7 +41,7 @@ CHOICE: Mapping[str, str] = {
 _COLUMN = {**NUMERIC, **CHOICE}
 _KEYS = ("obj_cnt", "abs_dist", "obj_size", "room_size", "rel_dist", "rel_dir", "route", "appr_order")
 _MAX_BYTES = 64 * 1024**2
-_SIZES: Mapping[Budget, tuple[int, tuple[int, int]]] = {"smoke": (2, (48, 64)), "mini": (20, (120, 160))}
+_SIZES: Mapping[Budget, tuple[int, tuple[int, int]]] = {"smoke": (2, (24, 32)), "mini": (20, (120, 160))}
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ _CONFIG = WorldConfig(
         Kind.SHELL: 1, Kind.BOX: 160, Kind.ELLIPSOID: 30, Kind.CYLINDER: 60, Kind.CONE: 12,
         Kind.ROUNDED_BOX: 12, Kind.TORUS: 4, Kind.SUPERQUADRIC: 16, Kind.LATHE: 8,
     },
-    texture_size=64,
+    texture_size=32,
     furniture=8,
     clutter=2,
     pictures=1,
@@ -105,7 +105,8 @@ def make_room(seed: int, size: tuple[int, int]) -> Room:
     height = float(world.room[0, 2] + world.room[0, 5])
     poses = turning_poses(min(1.6, height - 0.4))
     K = intrinsics_from_fov(size[1], size[0], _FOV).float().expand(1, VIEWS, 3, 3)
-    views = world.render((K, poses.float()[None]), size)
+    # Tiles leave out what they cannot see, which pays only in larger pictures.
+    views = world.render((K, poses.float()[None]), size, tile=112 if size[1] > 64 else None)
     objects = []
     for instance in world.instance[0].unique().tolist():
         part = _only(world, instance)
