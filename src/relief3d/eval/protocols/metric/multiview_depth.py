@@ -144,7 +144,7 @@ class MultiViewDepthProtocol(Protocol):
         data: key of the data set in the published table.
         scenes: reader of the public layout.
         choose: samples of a scene.
-        size: (H, W) at which pictures are shown to the model; None for their own.
+        size: (H, W) at which real pictures are shown to the model; None for the size of the key view.
         family: worlds of the twin.
         scale: every length of the twin's worlds is multiplied by it.
         frames: pictures per world of the twin.
@@ -238,10 +238,9 @@ class MultiViewDepthProtocol(Protocol):
 
         def query() -> Query:
             images = [scene.shot(i).load_image() for i in views]
-            images = [
-                shrink(image, self.size or (images[0].shape[1], images[0].shape[2])) for image in images
-            ]
-            stack = torch.stack(images)
+            real = priors is not None
+            size = self.size if real and self.size else (images[0].shape[1], images[0].shape[2])
+            stack = torch.stack([shrink(image, size) for image in images])
             given = None if prior is None or not prior.is_file() else read_prior(prior, stack)
             K, tensors = (None, {}) if given is None else (given[1], {"prompt": given[0]})
             names = [scene.names[i] for i in views]
@@ -293,7 +292,8 @@ def read_prior(path: Path, images: Tensor) -> tuple[Tensor, Tensor]:
         raise InputError(
             "lacks 'depth' or 'K'", path=path, remedy="depth without intrinsics is of no use to the model"
         )
-    depth, K = torch.from_numpy(arrays["depth"]).float(), torch.from_numpy(arrays["K"]).double()
+    depth = torch.from_numpy(arrays["depth"].astype(np.float32))
+    K = torch.from_numpy(arrays["K"].astype(np.float64))
     count, _, height, width = images.shape
     if depth.ndim != 3 or depth.shape[0] != count or tuple(K.shape) != (count, 3, 3) or 0 in depth.shape:
         raise InputError(
