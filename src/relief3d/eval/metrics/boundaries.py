@@ -170,18 +170,21 @@ def moge_boundary_f1(predicted: Tensor, truth: Tensor, mask: Tensor, radius: int
     steps, weights = boundary_thresholds(MOGE_FIRST, MOGE_LAST)
     limits = 1 + steps
     p, g = (torch.where(mask, v, torch.ones_like(v)) for v in (predicted, truth))
-    inner = (slice(radius, height - radius), slice(radius, width - radius))
+    # Only centres with some neighbour above the lowest limit, in either map, can count.
+    at = mask[radius:-radius, radius:-radius] & (
+        _deeper_nearby(p, radius, float(limits[0])) | _deeper_nearby(g, radius, float(limits[0]))
+    )
+    rows, cols = at.nonzero(as_tuple=True)
+    centre = (rows + radius) * width + cols + radius
+    p, g, known = p.flatten(), g.flatten(), mask.flatten()
+    p_centre, g_centre = p[centre], g[centre]
     total = torch.zeros(3, steps.numel(), dtype=torch.float64)
     for dy in range(-radius, radius + 1):
         for dx in range(-radius, radius + 1):
-            if not 0 < dy * dy + dx * dx <= radius * radius:
-                continue
-            there = (
-                slice(radius + dy, height - radius + dy),
-                slice(radius + dx, width - radius + dx),
-            )
-            keep = mask[inner] & mask[there]
-            total += torch.stack(_strengths(p[there] / p[inner], g[there] / g[inner], keep, limits))
+            if 0 < dy * dy + dx * dx <= radius * radius:
+                there = centre + dy * width + dx
+                ratios = p[there] / p_centre, g[there] / g_centre
+                total += torch.stack(_strengths(*ratios, known[there], limits))
     found, true, both = total
     f1 = _harmonic(both / found.clamp_min(1), both / true.clamp_min(1))
     return float((f1 * weights).sum())
@@ -219,8 +222,9 @@ def _strengths(
 
     Each pair gets the number of limits it exceeds; histograms of these numbers give the counts of all thresholds.
     """
-    lowest = limits[0].to(predicted.device)
-    found, true = predicted > lowest, truth > lowest
+    # "At least", because the limit is rounded to the type of the ratios here; bucketize below is exact.
+    lowest = limits[0].to(predicted.device, predicted.dtype)
+    found, true = predicted >= lowest, truth >= lowest
     if keep is not None:
         found, true = found & keep, true & keep
     some = found | true
@@ -234,6 +238,12 @@ def _strengths(
         return counts.flip(0).cumsum(0).flip(0)[1:].cpu()
 
     return above(p), above(g), above(torch.minimum(p, g))
+
+
+def _deeper_nearby(depth: Tensor, radius: int, limit: float) -> Tensor:
+    """Inner pixels (H - 2r, W - 2r) whose square neighbourhood holds a depth more than ``limit`` times their own."""
+    highest = torch.nn.functional.max_pool2d(depth[None, None], 2 * radius + 1, stride=1)[0, 0]
+    return (highest / depth[radius:-radius, radius:-radius]).double() > limit
 
 
 def _harmonic(precision: Tensor, recall: Tensor) -> Tensor:

@@ -145,7 +145,9 @@ class BoundaryProtocol(Protocol):
         weights = masked.thresholds / masked.thresholds.sum()
         values = {
             "f1": masked.score,
-            "f1_unmasked": boundary_f1(predicted.nan_to_num(0.0), true).score,
+            "f1_unmasked": masked.score
+            if bool(valid.all())
+            else boundary_f1(predicted.nan_to_num(0.0), true).score,
             "precision": float((masked.precision * weights).sum()),
             "recall": float((masked.recall * weights).sum()),
         }
