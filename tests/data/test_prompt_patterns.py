@@ -98,6 +98,21 @@ def test_downscale_fills_resizes_and_places_on_a_grid() -> None:
         downscale_prompt(depth, depth > 0, 64)
 
 
+@pytest.mark.parametrize("size", [(50, 61), (375, 1242), (8, 9), (17, 40), (16, 24)])
+@pytest.mark.parametrize("factor", [2, 8])
+def test_holes_that_the_resize_does_not_read_need_no_filling(size: tuple[int, int], factor: int) -> None:
+    depth = depth_map(size, holes=0.3)
+    small = F.interpolate(
+        fill_holes(depth)[None, None],
+        (size[0] // factor, size[1] // factor),
+        mode="bilinear",
+        align_corners=True,
+    )[0, 0]
+    whole = low_resolution_prompt(small, *size)
+    ours = downscale_prompt(depth, depth > 0, factor)
+    torch.testing.assert_close(ours.depth, torch.where(depth > 0, whole.depth, torch.zeros_like(depth)))
+
+
 def test_low_resolution_sensor_goes_to_the_same_grid() -> None:
     small = depth_map((12, 16), holes=0.2)
     prompt = low_resolution_prompt(small, 48, 64)

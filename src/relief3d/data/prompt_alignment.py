@@ -166,13 +166,16 @@ def _search(flat: Tensor, points: Tensor, queries: Tensor, k: int) -> tuple[Tens
     return torch.cat(near), torch.cat(far)
 
 
-def fill_holes(depth: Tensor, valid: Tensor | None = None, *, k: int = NEIGHBOURS) -> Tensor:
+def fill_holes(
+    depth: Tensor, valid: Tensor | None = None, *, k: int = NEIGHBOURS, where: Tensor | None = None
+) -> Tensor:
     """Replace every hole by the plain mean of its k nearest valid pixels.
 
     Args:
         depth: (H, W) metres.
         valid: (H, W) bool, where depth is known; depth above 1e-4 when None.
         k: neighbours.
+        where: (H, W) bool, the only holes to fill; all of them when None.
 
     Returns:
         (H, W) of the depth's type; valid pixels unchanged.
@@ -181,10 +184,10 @@ def fill_holes(depth: Tensor, valid: Tensor | None = None, *, k: int = NEIGHBOUR
         InputError: fewer than k valid pixels.
     """
     valid = depth > MIN_DEPTH if valid is None else valid
-    holes = torch.nonzero(~valid)
-    near, _ = nearest_known(valid, holes.flip(-1), k)
+    holes = ~valid if where is None else ~valid & where
+    near, _ = nearest_known(valid, torch.nonzero(holes).flip(-1), k)
     out = depth.clone()
-    out[~valid] = depth.reshape(-1)[near].mean(-1)
+    out[holes] = depth.reshape(-1)[near].mean(-1)
     return out
 
 
