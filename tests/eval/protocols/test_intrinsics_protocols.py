@@ -152,6 +152,11 @@ def test_eth3d_prefers_undistorted_pictures(tmp_path: Path) -> None:
         full.load_query(), full.load_truth(), truthful(full.load_query(), full.load_truth())
     )
     assert measured.values["error"] == 0 and measured.group == "office"
+    other = tmp_path / "facade" / "dslr_calibration_jpg"  # one scene without them: none are used
+    other.mkdir(parents=True)
+    (other / "cameras.txt").write_text("0 PINHOLE 30 20 26 26 15 10\n")
+    (other / "images.txt").write_text("1 1 0 0 0 0 0 0 0 dslr_images/DSC_0009.JPG\n\n")
+    assert [s.name for s in ETH3D.open(tmp_path)][::2] == ["facade/DSC_0009/full", "office/DSC_0001/full"]
     with pytest.raises(InputError, match="no scene"):
         ETH3D.open(tmp_path / "nothing")
 

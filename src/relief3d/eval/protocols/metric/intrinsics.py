@@ -249,7 +249,7 @@ def _render(seed: int, size: tuple[int, int], family: Family) -> tuple[Tensor, T
 
 
 def read_eth3d_pictures(root: Path) -> list[FrameFile]:
-    """The undistorted pictures of ETH3D where they are there, because only these are pinhole pictures."""
+    """The undistorted pictures of ETH3D where all scenes have them, because only these are pinhole pictures."""
     return read_eth3d(root, undistorted=has_undistorted(root))
 
 
@@ -262,7 +262,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         "eth3d",
         "outdoor",
         (
-            "The undistorted pictures and their calibration are used where they are there; depth is not needed.",
+            "The undistorted pictures and their calibration are used where all scenes have them; depth is not needed.",
         ),
     ),
     IntrinsicsProtocol(

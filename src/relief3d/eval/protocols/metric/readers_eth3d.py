@@ -33,8 +33,9 @@ _CENTRE_PARAMETERS = {"SIMPLE_PINHOLE": 3, "SIMPLE_RADIAL": 3, "RADIAL": 3}
 
 
 def has_undistorted(root: Path) -> bool:
-    """Whether some scene of the set comes with undistorted pictures."""
-    return any(root.glob("*/dslr_calibration_undistorted/cameras.txt"))
+    """Whether all scenes of the set come with undistorted pictures."""
+    flat = {p.parent.parent for p in root.glob("*/dslr_calibration_undistorted/images.txt")}
+    return bool(flat) and flat >= {p.parent.parent for p in root.glob("*/dslr_calibration_jpg/images.txt")}
 
 
 def read_eth3d(
