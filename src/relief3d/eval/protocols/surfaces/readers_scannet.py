@@ -165,7 +165,6 @@ def find_scans(data: Path) -> list[ScanNetScan]:
     ]
 
 
-@functools.lru_cache(maxsize=2)
 def scan_track(folder: Path) -> tuple[tuple[int, Tensor | None], ...]:
     """Numbers and ``world_from_cam`` of all frames in order, None where tracking failed.
 

@@ -161,7 +161,6 @@ def associate(
     ]
 
 
-@functools.lru_cache(maxsize=2)
 def sequence_frames(folder: Path) -> tuple[TumFrame, ...]:
     """All usable frames of a sequence.
 
