@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.eval.metrics.depth_errors import depth_errors
 from relief3d.eval.metrics.point_maps import (
     align_metric_points,
     delta1_depth,
@@ -43,6 +44,18 @@ def test_golden_values(golden: dict[str, Tensor]) -> None:
     p, g = 1.6 * golden["in/points_affine"][valid], golden["in/points_gt"][valid]
     assert rel_point(p, g) == pytest.approx(float(golden["moge/metric_rel_point"]), rel=1e-6)
     assert delta1_point(p, g) == pytest.approx(float(golden["moge/metric_delta1_point"]), rel=1e-6)
+
+
+@pytest.mark.shared
+def test_depth_errors_of_metric_anything_have_the_golden_values(golden: dict[str, Tensor]) -> None:
+    valid = golden["in/valid_mask"]
+    errors = depth_errors(golden["in/depth_pred"], golden["in/depth_gt"], valid).as_dict()
+    names = {"d1": "delta1", "d2": "delta2", "d3": "delta3"}
+    keys = [k.split("eval_")[1] for k in golden if k.startswith("metricanything/eval_")]
+    assert len(keys) == 10
+    for key in keys:
+        expected = float(golden[f"metricanything/eval_{key}"])
+        assert errors[names.get(key, key)] == pytest.approx(expected, rel=2e-6), key
 
 
 def test_by_hand() -> None:
