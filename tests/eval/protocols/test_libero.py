@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from relief3d.core.errors import InputError
+from relief3d.eval.predictions import read_answer
 from relief3d.eval.protocols.base import Answer, Measurement
-from relief3d.eval.protocols.downstream.libero import SUITES, Libero, answers_from_records
+from relief3d.eval.protocols.downstream.libero import SUITES, Libero, answers_from_records, split_records
 
 
 def checkout(root: Path, tasks: int = 10) -> Path:
@@ -68,6 +69,12 @@ def test_recorded_episodes_answer(tmp_path: Path) -> None:
     model = answers_from_records(path)
     measured = [protocol.measure(s.load_query(), s.load_truth(), model(s.load_query())) for s in chosen]
     assert protocol.summarise(measured)["long"] == 75.0
+    assert split_records(path, tmp_path / "answers") == 4
+    again = [
+        protocol.measure(s.load_query(), s.load_truth(), read_answer(tmp_path / "answers", s.name))
+        for s in chosen
+    ]
+    assert again == measured
     other = samples[0]
     with pytest.raises(InputError, match="no record of"):
         model(other.load_query())

@@ -10,6 +10,7 @@ from typing import Any
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed, numpy_generator
 from relief3d.eval.metrics.answers import success_rate
+from relief3d.eval.predictions import write_answer
 from relief3d.eval.protocols.base import (
     Answer,
     Budget,
@@ -57,7 +58,7 @@ class Libero(Protocol):
     )
     layout = (
         "bddl_files/{libero_spatial,libero_object,libero_goal,libero_10}/<task>.bddl, ten each\n"
-        'answers: one JSON per episode with "success", or the records of all in one (see answers_from_records)'
+        'answers: one JSON per episode with "success", or the records of all in one (see split_records)'
     )
     notes = (
         "The simulator is not part of this toolkit: a policy is run elsewhere and its episodes are scored here.",
@@ -121,17 +122,17 @@ class Libero(Protocol):
         )
 
 
-def answers_from_records(path: Path) -> Model:
-    """A model that answers with recorded episodes.
+def read_records(path: Path) -> dict[str, bool]:
+    """Recorded episodes by the name of their sample.
 
     Args:
         path: JSON: ``{"episodes": [{"suite": "libero_goal", "task": "...", "episode": 0, "success": true}, ...]}``,
             as a simulator's loop can write it; tasks are named by their .bddl file without ending.
 
     Raises:
-        InputError: damaged, or an episode is recorded twice; from the model: the episode has no record.
+        InputError: damaged, or an episode is recorded twice.
     """
-    found: dict[tuple[str, str, int], bool] = {}
+    found: dict[str, bool] = {}
     for index, values in enumerate(Record(read_json_object(path), Path(path)).objects("episodes")):
         row = Record(values, Path(path), f"episode {index + 1}")
         suite, task, episode = row.text("suite"), row.text("task"), row.integer("episode")
@@ -147,21 +148,50 @@ def answers_from_records(path: Path) -> Model:
                 "needs 'suite', 'task', 'episode' and 'success' (true or false)",
                 remedy=f"suites are {', '.join(SUITES)}",
             )
-        if (suite, task, episode) in found:
+        name = _name(suite, task, episode)
+        if name in found:
             raise row.error(f"records {suite}/{task} episode {episode} again")
-        found[suite, task, episode] = success
+        found[name] = success
+    return found
+
+
+def answers_from_records(path: Path) -> Model:
+    """A model that answers with recorded episodes (see :func:`read_records`).
+
+    Raises:
+        InputError: as :func:`read_records`; from the model: the episode has no record.
+    """
+    found = read_records(path)
 
     def recorded(query: Query) -> Answer:
-        key = (query.facts["suite"], query.facts["task"], query.facts["episode"])
-        if key not in found:
+        if query.name not in found:
             raise InputError(f"no record of {query.name}", path=path)
-        return Answer(facts={"success": found[key]})
+        return Answer(facts={"success": found[query.name]})
 
     return recorded
 
 
+def split_records(path: Path, folder: Path) -> int:
+    """Write recorded episodes as a folder of predictions for ``relief3d eval libero --predictions FOLDER``.
+
+    Returns:
+        The number of episodes.
+
+    Raises:
+        InputError: as :func:`read_records`.
+    """
+    found = read_records(path)
+    for name, success in found.items():
+        write_answer(folder, name, Answer(facts={"success": success}))
+    return len(found)
+
+
+def _name(suite: str, task: str, episode: int) -> str:
+    return f"{suite}/{task}/{episode:02d}"
+
+
 def _sample(suite: str, task: str, episode: int) -> Sample:
-    name, group = f"{suite}/{task}/{episode:02d}", f"{suite}/{task}"
+    name, group = _name(suite, task, episode), f"{suite}/{task}"
     facts: dict[str, Any] = {
         "suite": suite,
         "task": task,
