@@ -34,7 +34,7 @@ DepthAlignment = Literal["metric", "median", "lstsq_scale", "scale", "scale_shif
 AlignmentScope = Literal["video", "frame"]
 SMALLEST_SCALE = 1e-3
 SMALLEST_LOG_DEPTH = 1e-5
-_BLOCK = 1 << 17
+_BLOCK = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -332,12 +332,14 @@ def _error_sums(predicted: Tensor, truth: Tensor, fit: ScaleShift, post_clip_max
     for p, g in _blocks(predicted, truth):
         p = fit.scale * p + fit.shift
         if post_clip_max is not None:
-            p = p.clamp(max=post_clip_max)
-        error = p - g
-        relative, square = error.abs() / g, error.square()
-        p = p.clamp(min=SMALLEST_LOG_DEPTH)
-        logs = (p.log() - g.log()).square()
-        ratio = torch.maximum(p / g, g / p)
+            p = p.clamp_(max=post_clip_max)
+        error = (p - g).abs_()
+        relative = error / g
+        p = p.clamp_(min=SMALLEST_LOG_DEPTH)
+        over = p / g
+        ratio = torch.maximum(over, g / p)
         shares = [(ratio < DELTA_BASE**k).sum().double() for k in (1, 2, 3)]
-        out += torch.stack([relative.sum(), (square / g).sum(), square.sum(), logs.sum(), *shares]).cpu()
+        logs = over.log_()
+        means = [relative.sum(), relative @ error, error @ error, logs @ logs]
+        out += torch.stack([*means, *shares]).cpu()
     return out
