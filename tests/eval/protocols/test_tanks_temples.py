@@ -106,10 +106,10 @@ def test_scores_by_an_independent_few_liner():
 
     def thin(points):
         cells = {}
-        for p in points:
-            cells.setdefault(
-                tuple(np.floor((p - points.min(0) + tau / 4) / (tau / 2)).astype(int)), []
-            ).append(p)
+        for key, p in zip(
+            np.floor((points - points.min(0) + tau / 4) / (tau / 2)).astype(int).tolist(), points
+        ):
+            cells.setdefault(tuple(key), []).append(p)
         return np.array([np.mean(c, axis=0) for c in cells.values()])
 
     def crop(points):
