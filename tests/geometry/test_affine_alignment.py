@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.geometry import affine_alignment
 from relief3d.geometry.affine_alignment import (
     align_depth_affine,
     align_disparity_least_squares,
@@ -161,6 +162,25 @@ def test_points_are_recovered_among_outliers_and_follow_units(solver) -> None:  
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     again, _ = solver(p[:, order], q[:, order], w[:, order], 0.1)
     torch.testing.assert_close(again, torch.full_like(again, 1.7))
+
+
+@pytest.mark.parametrize("values", [1, 100, 700, 1 << 20])
+def test_the_search_over_anchors_does_not_depend_on_its_chunks(
+    values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    p, q, w = draws(11, 2, 3, 11, 3), draws(12, 2, 3, 11, 3), draws(13, 2, 3, 11).clamp_min(0)
+    w[1, 2] = 0
+    monkeypatch.setattr(affine_alignment, "_CHUNK_VALUES", values)
+    scale, shift = align_points_scale_xyz_shift(p, q, w, 0.8)
+    assert bool(torch.isnan(scale[1, 2])) and bool(torch.isnan(shift[1, 2]).all())
+    for i in range(2):
+        for j in range(3):
+            keep = w[i, j] > 0
+            if not bool(keep.any()):
+                continue
+            one, t = align_points_scale_xyz_shift(p[i, j, keep], q[i, j, keep], w[i, j, keep], 0.8)
+            assert float(one) == pytest.approx(float(scale[i, j]), rel=1e-9)
+            torch.testing.assert_close(t, shift[i, j], rtol=1e-9, atol=1e-9)
 
 
 def test_gradients_reach_the_samples_that_fix_the_line() -> None:

@@ -277,37 +277,46 @@ def _align_with_anchor(
     """Scale (*,) and shift (*, D) over all anchors; p, q (*, N, D) clean, ``shifted`` says which axes may move."""
     lead, count, size = p.shape[:-2], p.shape[-2], p.shape[-1]
     axes = torch.tensor(shifted, dtype=p.dtype, device=p.device)
-    flat_p, flat_q, flat_w = p.reshape(-1, count, size), q.reshape(-1, count, size), w.reshape(-1, count)
-    scales, shifts = [], []
-    for one_p, one_q, one_w in zip(flat_p, flat_q, flat_w):
-        anchor, active = _best_anchor(one_p.detach(), one_q.detach(), one_w.detach(), axes, trunc)
-        if anchor < 0:
-            scales.append(one_p.new_full((), torch.nan))
-            shifts.append(one_p.new_full((size,), torch.nan))
-            continue
-        # From the two samples that fix the line, so that gradients reach them.
-        point, axis = divmod(active, size)
-        x = one_p[point, axis] - one_p[anchor, axis] * axes[axis]
-        y = one_q[point, axis] - one_q[anchor, axis] * axes[axis]
-        scale = y / x
-        scales.append(scale)
-        shifts.append((one_q[anchor] - scale * one_p[anchor]) * axes)
-    return torch.stack(scales).reshape(lead), torch.stack(shifts).reshape(*lead, size)
+    p, q, w = p.reshape(-1, count, size), q.reshape(-1, count, size), w.reshape(-1, count)
+    anchor, active = _best_anchors(p.detach(), q.detach(), w.detach(), axes, trunc)
+    # From the two samples that fix the line, so that gradients reach them.
+    which = torch.arange(p.shape[0], device=p.device)
+    point, axis = active // size, active % size
+    x = p[which, point, axis] - p[which, anchor, axis] * axes[axis]
+    y = q[which, point, axis] - q[which, anchor, axis] * axes[axis]
+    usable = (w[which, anchor] > 0) & (w[which, point] > 0) & (x != 0)
+    scale = torch.where(usable, y / torch.where(usable, x, torch.ones_like(x)), torch.nan)
+    shift = (q[which, anchor] - scale[:, None] * p[which, anchor]) * axes
+    shift = torch.where(usable[:, None], shift, torch.nan)
+    return scale.reshape(lead), shift.reshape(*lead, size)
 
 
-def _best_anchor(p: Tensor, q: Tensor, w: Tensor, axes: Tensor, trunc: float | None) -> tuple[int, int]:
-    """Anchor point and active coordinate of the least loss for p, q (N, D); (-1, -1) where nothing counts."""
-    candidates = (w > 0).nonzero()[:, 0]
-    weights = _per_coordinate(w, p.shape[-1])
-    step = max(1, _CHUNK_VALUES // max(1, weights.numel()))
-    best, chosen = torch.inf, (-1, -1)
-    for start in range(0, candidates.numel(), step):
-        part = candidates[start : start + step]
-        x = (p[None] - p[part, None] * axes).flatten(-2)
-        y = (q[None] - q[part, None] * axes).flatten(-2)
-        fit = align_trunc(x, y, weights.expand(x.shape), trunc)
-        loss = torch.where(torch.isfinite(fit.scale), fit.loss, torch.inf)
-        least = int(loss.argmin())
-        if float(loss[least]) < best:
-            best, chosen = float(loss[least]), (int(part[least]), int(fit.sample[least]))
-    return chosen
+def _best_anchors(
+    p: Tensor, q: Tensor, w: Tensor, axes: Tensor, trunc: float | None
+) -> tuple[Tensor, Tensor]:
+    """Anchor point (B,) and active coordinate (B,) of the least loss for p, q (B, N, D) and w (B, N)."""
+    batch, count, size = p.shape
+    best = torch.full((batch,), torch.inf, dtype=p.dtype, device=p.device)
+    anchor = torch.zeros(batch, dtype=torch.long, device=p.device)
+    active = torch.zeros_like(anchor)
+    # Points with weight first: only they are anchors.
+    order = (w <= 0).to(torch.uint8).argsort(dim=-1, stable=True)
+    rows = max(1, _CHUNK_VALUES // (count * size))
+    problems = max(1, rows // count)
+    for b0 in range(0, batch, problems):
+        block = slice(b0, b0 + problems)
+        weights = _per_coordinate(w[block], size)[:, None]
+        used = int((w[block] > 0).sum(-1).max())
+        for k0 in range(0, used, max(1, rows // len(w[block]))):
+            part = order[block, k0 : min(k0 + max(1, rows // len(w[block])), used)]
+            p0, q0 = (v[block].gather(1, part[..., None].expand(-1, -1, size)) * axes for v in (p, q))
+            x = (p[block][:, None] - p0[:, :, None]).flatten(-2)
+            y = (q[block][:, None] - q0[:, :, None]).flatten(-2)
+            fit = align_trunc(x, y, weights.expand(x.shape), trunc)
+            counts = torch.isfinite(fit.scale) & (w[block].gather(1, part) > 0)
+            loss, least = torch.where(counts, fit.loss, torch.inf).min(-1, keepdim=True)
+            better = loss[:, 0] < best[block]
+            best[block] = torch.where(better, loss[:, 0], best[block])
+            anchor[block] = torch.where(better, part.gather(1, least)[:, 0], anchor[block])
+            active[block] = torch.where(better, fit.sample.gather(1, least)[:, 0], active[block])
+    return anchor, active
