@@ -115,6 +115,17 @@ def test_few_points_and_bad_points() -> None:
         focal_weiszfeld(-points)
 
 
+def test_a_parallel_plane_keeps_its_depth() -> None:
+    """Any shift fits a plane parallel to the picture: none is taken, and the focal length is that of the points."""
+    K = centred_intrinsics(torch.tensor(40.0).double(), 48, 64)
+    for dtype in (torch.float32, torch.float64):
+        plane = depth_to_points(torch.full((48, 64), 2.0, dtype=dtype), K)
+        fit = recover_focal_shift(plane)
+        assert abs(float(fit.shift)) < 1e-3
+        assert float(focal_to_pixels(fit.focal, 48, 64)) == pytest.approx(40.0, rel=1e-3)
+        assert float(focal_shift_weiszfeld(plane).focal) == pytest.approx(40.0, rel=1e-3)
+
+
 def test_worked_numbers() -> None:
     # A square picture with g = sqrt(2): normalised fx = 1.
     assert float(focal_to_pixels(torch.tensor(math.sqrt(2.0)).double(), 200, 200)) / 200 == pytest.approx(1.0)

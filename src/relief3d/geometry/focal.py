@@ -154,6 +154,21 @@ def _project(
     return f[:, None, None] * p - uv, df[:, None, None] * p + f[:, None, None] * dp, f
 
 
+def _shift_step(
+    w: Tensor, residual: Tensor, slope: Tensor, uv: Tensor, depth: Tensor, damping: Tensor
+) -> Tensor:
+    """Damped Gauss-Newton step (B,) of the shift.
+
+    On a plane parallel to the picture any shift fits with another focal length: the slope is then rounding error,
+    small beside that of a fixed focal length (about uv / depth), and the step must be 0 and not noise over noise.
+    """
+    wide = w[..., None]
+    gradient = (wide * slope * residual).sum((1, 2))
+    curvature = (wide * slope * slope).sum((1, 2))
+    noise = 1e-20 * (wide * (uv / depth[..., None]).square()).sum((1, 2)) + torch.finfo(w.dtype).tiny
+    return -gradient / (curvature * (1 + damping) + noise)
+
+
 def _solve_shift(xy: Tensor, z: Tensor, uv: Tensor, w: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor]:
     """Levenberg-Marquardt in the one unknown t, for a batch: shift (B,) and focal (B,)."""
     t = torch.zeros_like(z[:, 0])
@@ -161,9 +176,7 @@ def _solve_shift(xy: Tensor, z: Tensor, uv: Tensor, w: Tensor, known: Tensor | N
     residual, slope, focal = _project(xy, z, uv, w, t, known)
     cost = (w[..., None] * residual.square()).sum((1, 2))
     for _ in range(_LM_STEPS):
-        gradient = (w[..., None] * slope * residual).sum((1, 2))
-        curvature = (w[..., None] * slope * slope).sum((1, 2))
-        step = -gradient / (curvature * (1 + damping)).clamp_min(torch.finfo(t.dtype).tiny)
+        step = _shift_step(w, residual, slope, uv, z + t[:, None], damping)
         trial = _project(xy, z, uv, w, t + step, known)
         new = (w[..., None] * trial[0].square()).sum((1, 2))
         better = torch.isfinite(new) & (new <= cost)
@@ -296,9 +309,7 @@ def focal_shift_weiszfeld(
     for _ in range(iterations):
         weight = w / distance.clamp_min(1e-8)
         residual, slope, f = _project(xy, z, p, weight, t, None)
-        gradient = (weight[..., None] * slope * residual).sum((1, 2))
-        curvature = (weight[..., None] * slope * slope).sum((1, 2))
-        step = -gradient / (curvature * (1 + damping)).clamp_min(torch.finfo(t.dtype).tiny)
+        step = _shift_step(weight, residual, slope, p, z + t[:, None], damping)
         trial_f = _project(xy, z, p, weight, t + step, None)[2]
         stay, move = distances(t, f), distances(t + step, trial_f)
         lower = torch.isfinite(move).all(-1) & ((w * move).sum(-1) <= (w * stay).sum(-1))

@@ -101,6 +101,15 @@ def test_three_ways_to_the_focal_length_are_told_apart() -> None:
     assert IBIMS.measure(query, truth, Answer({"cam_points": spoilt})).values["solver_error"] > 1
 
 
+def test_no_recovered_focal_length_counts_as_the_widest_view() -> None:
+    query, truth = loaded()
+    points = truth.tensors["cam_points"].clone()
+    points[..., :2] *= -1  # mirrored twice: the best focal length is negative
+    values = IBIMS.measure(query, truth, Answer({"K": truth.tensors["K"], "cam_points": points})).values
+    f = float(truth.tensors["K"][0, 0, 0])
+    assert values["error"] == 0 and values["solver_error"] == pytest.approx(180 - fov(f, 64), abs=0.01)
+
+
 def test_mean_and_median_over_pictures() -> None:
     base = measure_samples(IBIMS, IBIMS.twin("smoke"), truthful)[0]
     three = [

@@ -16,7 +16,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed, numpy_generator
 from relief3d.eval.aggregation import mean, median
 from relief3d.eval.metrics.intrinsics import fov_error
@@ -113,6 +112,7 @@ class IntrinsicsProtocol(Protocol):
         self.notes = (
             "Horizontal field of view 2 atan(w / 2f) of a centred camera; mean and median over pictures.",
             "The first columns use the predicted K, or Weiszfeld's focal length where only points are predicted.",
+            "Where a solver finds no positive focal length, a field of view of 180 degrees counts.",
             "Crops: relative field of view uniform in [0.5, 1], centred, seed 0, one per picture (our choice; the "
             "paper does not say whether it cropped). The published rows stand beside the whole pictures.",
             *notes,
@@ -181,28 +181,19 @@ class IntrinsicsProtocol(Protocol):
             solved = recover_focal_shift(points.double(), mask).focal
             found["solver_"] = focal_to_pixels(solved, height, width)
         values = {
-            f"{source}{view}": float(fov_error(self._K(focal, width, height), true, width, height).horizontal)
+            f"{source}{view}": float(fov_error(_usable(focal, width, height), true, width, height).horizontal)
             for source, focal in found.items()
         }
         if "K" in answer.tensors or not found:
             main = answer.need("K", (1, 3, 3))[0]
         else:
-            main = self._K(found["weiszfeld_"], width, height)
+            main = _usable(found["weiszfeld_"], width, height)
         error = fov_error(main, true, width, height)
         values[view] = float(error.horizontal)
         if not view:
             values["vertical_"] = float(error.vertical)
         named = {f"{key}error": value for key, value in values.items()}
         return Measurement(query.name, str(truth.facts["group"]), named)
-
-    @staticmethod
-    def _K(focal: Tensor, width: int, height: int) -> Tensor:
-        if not bool(torch.isfinite(focal) & (focal > 0)):
-            raise InputError(
-                "no focal length could be recovered from the points",
-                remedy="check that they lie in front of the camera",
-            )
-        return centred_intrinsics(focal, height, width)
 
     def summarise(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """Mean and median over pictures, of every source and view."""
@@ -216,6 +207,12 @@ class IntrinsicsProtocol(Protocol):
     def published(self) -> Sequence[PublishedRow]:
         """Rows of table 7."""
         return TABLE_7.select({"mean": f"{self._published}.mean", "median": f"{self._published}.median"})
+
+
+def _usable(focal: Tensor, width: int, height: int) -> Tensor:
+    """K (3, 3) of a recovered focal length (); the widest view there is where none was found."""
+    usable = torch.isfinite(focal) & (focal > 0)
+    return centred_intrinsics(torch.where(usable, focal, torch.full_like(focal, 1e-6)), height, width)
 
 
 def _view(shot: Shot, view: str) -> tuple[Tensor, Tensor, Tensor | None]:
