@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +12,9 @@ from torch import Tensor
 from relief3d.core.errors import InputError
 from relief3d.geometry.point_splat import drop_occluded, occlusion_radius, splat_depth, splat_index
 from relief3d.geometry.projection import intrinsics
+from relief3d.geometry.transforms import transform_points
+from relief3d.io.depth import read_depth
+from relief3d.io.json_file import read_json_object
 
 K = intrinsics(20.0, 22.0, 8.3, 6.1)
 SIZE = (12, 16)
@@ -79,3 +85,18 @@ def test_occlusion_equals_a_loop() -> None:
                 want[r, c] = 0
     assert torch.equal(drop_occluded(depth, radius=2), want)
     assert 0 < int((want > 0).sum()) < int((depth > 0).sum())
+
+
+@pytest.mark.shared
+def test_a_real_lidar_sweep_gives_the_published_depth_maps(shared_data: Path) -> None:
+    folder = shared_data / "nuscenes_surround6"
+    points = torch.from_numpy(np.load(folder / "lidar_points.npz")["xyz"]).double()
+    for frame in read_json_object(folder / "cameras.json")["frames"]:
+        K = torch.tensor(frame["K"], dtype=torch.float64)
+        K[:2, 2] += 0.5
+        cam_from_world = torch.linalg.inv(torch.tensor(frame["T_cam_to_world"], dtype=torch.float64))
+        size = (frame["height"], frame["width"])
+        ours = splat_depth(transform_points(cam_from_world, points), K, size)
+        given = read_depth(folder / frame["depth"], frame["depth_to_metres"]).values
+        assert torch.equal(ours > 0, given > 0)
+        assert float((ours - given).abs().max()) <= 0.5 / 256 + 1e-6

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from corpora.evaluation import measure_samples, truthful
@@ -24,6 +26,7 @@ from relief3d.eval.protocols.metric import (
 from relief3d.eval.protocols.metric.mono_depth_rules import (
     MonoDepthProtocol,
     TwinPlan,
+    compare_depth,
     published_mono,
     summarise_depth,
 )
@@ -204,3 +207,19 @@ def test_published_rows_join_both_tables() -> None:
     }  # fmt: skip
     assert rows["ZeroDepth"].source == "MetricAnything, Table 4"
     assert {r.method: r.values for r in published_mono("middlebury")}["Student-DepthMap"] == {"delta1": 65.8}
+
+
+@pytest.mark.shared
+def test_errors_equal_the_papers_own_code(shared_data: Path) -> None:
+    golden = load_file(shared_data.parent / "golden" / "metric_functions.safetensors")
+    valid = golden["in/valid_mask"].bool()
+    got = compare_depth(golden["in/depth_pred"], golden["in/depth_gt"], valid, (0.0, math.inf), None)
+    names = {
+        "d1": "delta1", "d2": "delta2", "d3": "delta3", "abs_rel": "abs_rel", "sq_rel": "sq_rel", "rmse": "rmse",
+        "mae": "mae", "rmse_log": "rmse_log", "log10": "log10", "silog": "silog",
+    }  # fmt: skip
+    for theirs, ours in names.items():
+        assert got[ours] == pytest.approx(float(golden[f"metricanything/eval_{theirs}"]), rel=1e-5), theirs
+    summary = summarise_depth([Measurement("a", "a", got, weight=got["pixels"])])
+    assert summary["silog"] == pytest.approx(float(golden["metricanything/eval_silog"]), rel=1e-5)
+    assert summary["rmse"] == pytest.approx(float(golden["metricanything/eval_rmse"]), rel=1e-5)
