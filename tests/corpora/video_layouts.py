@@ -108,4 +108,5 @@ def frame_values(sample: Sample) -> list[int]:
     """Grey values of the pictures that a sample shows (see :func:`write_picture`)."""
     scene = sample.load_query().scene
     assert scene is not None
-    return [int(view.load_image().float().mean().round()) for view in scene.views]
+    pictures = [view.load_image() for view in scene.views]
+    return [int((p.float() * (1 if p.dtype == torch.uint8 else 255)).mean().round()) for p in pictures]
