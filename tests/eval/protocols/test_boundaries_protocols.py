@@ -115,6 +115,7 @@ def test_failures_panels_and_sizes() -> None:
     assert panel.dtype == torch.uint8 and panel.shape[0] == 3
     dark = panel.amax(0) < 200  # the darkened picture, where nothing is drawn
     image = query.scene.views[0].load_image()  # type: ignore[union-attr]
+    image = image if image.dtype == torch.uint8 else (image * 255).round()
     assert torch.equal(panel[:, dark], (image.float() * 0.4).to(torch.uint8)[:, dark])
     with pytest.raises(InputError, match="shape"):
         IBIMS.measure(query, truth, Answer({"depth": truth.tensors["depth"][:, :-1]}))
