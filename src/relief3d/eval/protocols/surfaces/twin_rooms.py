@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -124,8 +123,9 @@ def room_samples(
         def query(room: Callable[[], Room] = room) -> Query:
             return (make_query or mesh_query)(room())
 
-        # The truth is asked for more than once (answers, measures, panels) and costs a fusion.
-        truth = functools.lru_cache(maxsize=1)(lambda room=room: make_truth(room()))
+        def truth(room: Callable[[], Room] = room) -> Truth:
+            return make_truth(room())
+
         samples.append(Sample(name, name, query, truth))
     return samples
 
