@@ -22,6 +22,7 @@ from relief3d.eval.metrics.shapes import (
     compare_shapes,
     cube_rotations,
     f1_score,
+    nearest_both,
     normalise_mesh,
     used_vertices,
     worst_shape,
@@ -81,6 +82,19 @@ def test_size_place_and_quarter_turns_do_not_count() -> None:
         other = moved(wedge(), cube_rotations()[k], scale=3.0, shift=0.4)
         result = compare_shapes(other, wedge(), FAST)
         assert result.f1_001 == pytest.approx(1) and result.chamfer_l1 < 1e-5 and result.emd < 1e-5
+
+
+def test_all_with_all_equals_trees() -> None:
+    g = torch.Generator().manual_seed(4)
+    a, b = (
+        torch.rand(700, 3, generator=g, dtype=torch.float64),
+        torch.rand(400, 3, generator=g, dtype=torch.float64),
+    )
+    for ours, oracle in zip(nearest_both(a, b, device="cpu"), nearest(a, b)):
+        assert torch.allclose(ours, oracle, atol=1e-6)
+    for ours, oracle in zip(nearest_both(a, b), nearest(a, b)):
+        assert torch.allclose(ours, oracle, atol=1e-12)
+    assert float(nearest_both(a, a, device="cpu")[0].max()) == 0.0
 
 
 def test_one_start_is_caught_in_a_wrong_pose_that_the_cube_group_leaves() -> None:

@@ -28,6 +28,8 @@ from relief3d.geometry.alignment import Similarity
 DIAGONAL = 2 * math.sqrt(3.0)
 """Of the cube [-1, 1]^3: what Chamfer distance and EMD of an empty prediction count."""
 THRESHOLDS = (0.01, 0.05)
+_ALL_PAIRS = 10**10
+_CHUNK = 1 << 28
 Starts = Literal["cube", "identity"]
 
 
@@ -178,6 +180,36 @@ def symmetric_distance(a: Tensor, b: Tensor, b_tree: NeighbourTree | None = None
     return float(forward.mean() + backward.mean())
 
 
+def nearest_both(a: Tensor, b: Tensor, *, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    """Distance of every point of (N, 3) to the nearest of (M, 3), and the other way round, exact.
+
+    Trees answer a million queries in about a minute when the sets are close, but need many times that where one set
+    lies far inside the other (thousands of points are then equally far). With a CUDA device large sets are compared
+    all with all instead.
+
+    Args:
+        a: first set.
+        b: second set.
+        device: compare all with all there; None decides.
+
+    Returns:
+        (N,) and (M,) float64 on the CPU; all-with-all works in float32.
+    """
+    if device is None and torch.cuda.is_available() and a.shape[0] * b.shape[0] >= _ALL_PAIRS:
+        device = "cuda"
+    if device is None:
+        return NeighbourTree(b).query(a)[0], NeighbourTree(a).query(b)[0]
+    first, second = a.to(device, torch.float32), b.to(device, torch.float32)
+    backward = torch.full((b.shape[0],), math.inf, device=device)
+    forward = []
+    for part in first.split(max(1, _CHUNK // b.shape[0])):
+        # Differences, not the expansion of the square: equal points must have distance zero.
+        pairs = torch.cdist(part, second, compute_mode="donot_use_mm_for_euclid_dist")
+        forward.append(pairs.amin(1))
+        backward = torch.minimum(backward, pairs.amin(0))
+    return torch.cat(forward).double().cpu(), backward.double().cpu()
+
+
 def f1_score(forward: Tensor, backward: Tensor, threshold: float) -> float:
     """F1 of the shares of distances strictly below a threshold.
 
@@ -224,8 +256,7 @@ def compare_shapes(
     if align:
         motion = align_shape(x, y, sampling)
         x, vertices = motion.apply(x), motion.apply(vertices)
-    forward, _ = NeighbourTree(y).query(x)
-    backward, _ = NeighbourTree(x).query(y)
+    forward, backward = nearest_both(x, y)
     solid = (
         solid_cells(dataclasses.replace(own, vertices=vertices), sampling.grid),
         solid_cells(reference, sampling.grid),
