@@ -15,6 +15,7 @@ from relief3d.eval.protocols.base import Answer, Measurement, Query, Truth
 from relief3d.eval.protocols.metric import diode_points, eth3d_points, ibims_points, kitti_points
 from relief3d.eval.protocols.metric.mono_depth_rules import Shot
 from relief3d.eval.protocols.metric.point_map_rules import PointMapProtocol, make_warp, warp_depth, warp_image
+from relief3d.geometry.masked_resize import masked_nearest_resize
 from relief3d.geometry.projection import depth_to_points, intrinsics, pixel_grid, pixel_rays
 
 MODULES = (kitti_points, eth3d_points, ibims_points, diode_points)
@@ -83,19 +84,26 @@ def test_truth_is_moved_as_distance_and_lies_on_the_same_surface() -> None:
     assert ((kept @ warp.R) @ normal / offset - 1).abs().max() > 0.05
 
 
-def test_truth_is_never_mixed_and_holes_stay() -> None:
+def test_truth_is_never_mixed_and_follows_the_masked_resize() -> None:
     depth = torch.where(pixel_grid(*RAW)[..., 0] < 40, 2.0, 9.0)
-    valid = torch.rand(RAW, generator=torch.Generator().manual_seed(0)) < 0.7
+    valid = torch.rand(RAW, generator=torch.Generator().manual_seed(0)) < 0.3
     warp = make_warp(K, RAW, SIZE)
+    assert warp.step == (int(60 * float(warp.K[0, 0]) / 76), int(90 * float(warp.K[0, 0]) / 70))
     moved, known = warp_depth(depth, valid, K, warp)
-    flat = warp.source.reshape(-1, 2).floor().long()
-    near = (flat[:, 1].clamp(0, RAW[0] - 1), flat[:, 0].clamp(0, RAW[1] - 1))
-    length = pixel_rays(K, *RAW).norm(dim=-1)
-    want = torch.where(valid, depth * length, 0.0)[near].reshape(SIZE) / pixel_rays(warp.K, *SIZE).norm(
-        dim=-1
-    )
-    assert torch.allclose(moved.double(), want, atol=1e-5)
-    assert torch.equal(known, valid[near].reshape(SIZE))
+    small, mask = masked_nearest_resize(depth, valid, warp.step)
+    scale = torch.tensor([warp.step[1] / 90, warp.step[0] / 60], dtype=torch.float64)
+    for row, col in ((3, 4), (15, 24), (29, 47), (10, 40), (0, 0)):
+        x, y = (warp.source[row, col] * scale).floor().long().tolist()
+        ray = torch.linalg.inv(K) @ torch.tensor(
+            [(x + 0.5) / scale[0], (y + 0.5) / scale[1], 1.0], dtype=torch.float64
+        )
+        new = torch.linalg.inv(warp.K) @ torch.tensor([col + 0.5, row + 0.5, 1.0], dtype=torch.float64)
+        want = float(small[y, x] * ray.norm() / new.norm()) if mask[y, x] else 0.0
+        assert float(moved[row, col]) == pytest.approx(want, rel=1e-6)
+        assert bool(known[row, col]) == bool(mask[y, x])
+    # A plain nearest lookup in the raw map would keep far fewer of the sparse points.
+    plain = valid[warp.source[..., 1].long().clamp(0, 59), warp.source[..., 0].long().clamp(0, 89)]
+    assert int(known.sum()) > 1.3 * int(plain.sum())
 
 
 def test_pictures_are_filtered_before_they_shrink() -> None:
@@ -201,6 +209,9 @@ def test_answers_that_do_not_fit_are_refused() -> None:
         protocol.measure(query, truth, Answer({"depth": masked}))
     with pytest.raises(InputError, match="no valid pixels"):
         samples_of(protocol, torch.zeros(RAW))
+    other = Query("a", "mono_points", ("depth",), facts={"raw_size": [30, 45]})
+    with pytest.raises(InputError, match="has 90 x 60 pixels, its picture 45 x 30"):
+        protocol.measure(other, truth, answer_of(truth))
 
 
 def test_parameters_of_the_benchmarks() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from corpora.evaluation import truthful
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.metric import readers_booster, readers_diode, readers_middlebury, readers_sunrgbd
 from relief3d.eval.protocols.metric.diode_points import PROTOCOLS as DIODE
@@ -180,6 +181,11 @@ def test_sunrgbd(tmp_path: Path) -> None:
     assert int(frame.load_valid().sum()) == 23
     assert frame.need_K().tolist() == [[529.5, 0, 365.5], [0, 530, 265.5], [0, 0, 1]]
     sample = SUNRGBD[0].open(tmp_path)[0]
+    query, truth = sample.load_query(), sample.load_truth()
+    assert SUNRGBD[0].measure(query, truth, truthful(query, truth)).values["abs_rel"] == 0
+    picture(tmp_path / "SUNRGBD" / frame.name / "image" / "img.jpg", (8, 12))
+    with pytest.raises(InputError, match="has 6 x 4 pixels, its picture 12 x 8"):
+        SUNRGBD[0].measure(sample.load_query(), truth, truthful(query, truth))
     assert sample.load_truth().need("depth").shape == (1, *SHAPE)
     (tmp_path / "test.txt").write_text("../elsewhere\n")
     with pytest.raises(InputError, match="not below SUNRGBD"):

@@ -12,5 +12,8 @@ PROTOCOLS: tuple[Protocol, ...] = variants(
     frames=open_diode,
     size=(768, 1024),
     twin_plan=TwinPlan("outdoor"),
-    notes=("validation pictures indoors and outdoors together; intrinsics of the authors' development kit",),
+    notes=(
+        "validation pictures indoors and outdoors together; intrinsics of the authors' development kit; depth files "
+        "are taken as z-depth",
+    ),
 )

@@ -18,6 +18,7 @@ from relief3d.eval.protocols.metric.mono_depth_rules import (
     mono_samples,
     one_map,
     resize_bilinear,
+    same_size,
 )
 from relief3d.eval.protocols.metric.readers_diode import LAYOUT, open_diode
 from relief3d.eval.published.metric_depth import TABLE_14
@@ -72,6 +73,7 @@ class DiodeRanges(Protocol):
             InputError: "no valid pixels".
         """
         depth, valid = truth.need("depth")[0], truth.need("valid")[0]
+        same_size(query, depth)
         predicted = resize_bilinear(one_map(answer), (depth.shape[0], depth.shape[1]))
         known = valid & (depth > 0) & torch.isfinite(predicted)
         if not bool(known.any()):

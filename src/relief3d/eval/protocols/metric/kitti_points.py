@@ -13,7 +13,7 @@ PROTOCOLS: tuple[Protocol, ...] = variants(
     size=(375, 750),
     twin_plan=TwinPlan("street", wide=True, lidar=True),
     notes=(
-        "pictures: the 1000 of the validation selection, already cropped to 1216 x 352 (the papers' own list of KITTI "
-        "pictures is not in our sources, so figures are comparable in kind, not exactly)",
+        "exact list and truth: MoGe's published evaluation set; otherwise the 1000 pictures of KITTI's validation "
+        "selection, already cropped to 1216 x 352, which are comparable in kind, not exactly",
     ),
 )

@@ -312,6 +312,7 @@ class MonoDepthProtocol(Protocol):
     def measure(self, query: Query, truth: Truth, answer: Answer) -> Measurement:
         """Errors of one picture; the weight is the number of pixels."""
         depth, valid = truth.need("depth")[0], truth.need("valid")[0]
+        same_size(query, depth)
         values = compare_depth(one_map(answer), depth, valid, self.limits, self.clamp)
         return Measurement(query.name, str(truth.facts["group"]), values, weight=values["pixels"])
 
@@ -322,6 +323,22 @@ class MonoDepthProtocol(Protocol):
     def published(self) -> Sequence[PublishedRow]:
         """Both tables' rows of this data set, one row per method."""
         return published_mono(self.data)
+
+
+def same_size(query: Query, depth: Tensor) -> None:
+    """Refuse a true depth map (H, W) of another size than the picture: intrinsics and pixels would not belong together.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    if query.scene is not None:
+        camera = query.scene.views[0].camera
+        if (camera.height, camera.width) != tuple(depth.shape):
+            raise InputError(
+                f"the depth map of '{query.name}' has {depth.shape[1]} x {depth.shape[0]} pixels, its picture "
+                f"{camera.width} x {camera.height}",
+                remedy="use the pictures and depth maps of the same release",
+            )
 
 
 def mono_samples(shots: Sequence[Shot]) -> list[Sample]:

@@ -23,10 +23,12 @@ from relief3d.eval.aggregation import mean
 from relief3d.eval.metrics.point_maps import delta1_depth, drop_far_depth, point_map_errors, rel_depth
 from relief3d.eval.protocols.base import Answer, Budget, Column, Measurement, Protocol, Query, Sample, Truth
 from relief3d.eval.protocols.metric.mono_depth_rules import Frames, Shot, TwinPlan, file_shot, one_map
+from relief3d.eval.protocols.metric.readers_moge import LAYOUT, prefer_moge
 from relief3d.eval.published.metric_depth import TABLE_5, TABLE_6
 from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.rendered import query_scene
-from relief3d.geometry.projection import depth_to_points, normalize_pixels, pixel_rays
+from relief3d.geometry.masked_resize import masked_nearest_resize
+from relief3d.geometry.projection import depth_to_points, normalize_pixels, pixel_rays, resize_intrinsics
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.sampling import sample_image, sample_map
 
@@ -46,13 +48,19 @@ class Warp:
         K: (3, 3) float64 of the warped picture: one focal length, principal point in the middle.
         R: (3, 3) float64, turned camera from raw camera.
         source: (H, W, 2) float64 positions in the raw picture, centres at +0.5.
-        scale: raw pixels per warped pixel along x and y near the middle.
+        raw: (h, w) of the raw picture.
+        step: (h, w) to which picture and depth are resized first: about the pixel size of the result.
     """
 
     K: Tensor
     R: Tensor
     source: Tensor
-    scale: tuple[float, float]
+    raw: tuple[int, int]
+    step: tuple[int, int]
+
+    def step_source(self) -> Tensor:
+        """(H, W, 2) positions in the resized picture."""
+        return self.source * torch.tensor([self.step[1] / self.raw[1], self.step[0] / self.raw[0]]).double()
 
 
 def make_warp(K: Tensor, raw: tuple[int, int], size: tuple[int, int]) -> Warp:
@@ -88,23 +96,24 @@ def make_warp(K: Tensor, raw: tuple[int, int], size: tuple[int, int]) -> Warp:
     target = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]], dtype=torch.float64)
     rays = pixel_rays(target, height, width) @ R  # R.T applied to row vectors
     source = (rays @ K.T)[..., :2] / rays[..., 2:]
-    return Warp(target, R, source, (float(K[0, 0]) / focal, float(K[1, 1]) / focal))
+    step = (max(1, int(raw[0] * focal / float(K[1, 1]))), max(1, int(raw[1] * focal / float(K[0, 0]))))
+    return Warp(target, R, source, raw, step)
 
 
 def warp_image(image: Tensor, warp: Warp) -> Tensor:
-    """(3, H, W) uint8 picture: Lanczos to about the new pixel size, then bilinear."""
-    height, width = image.shape[-2:]
-    small = (max(1, round(height / warp.scale[1])), max(1, round(width / warp.scale[0])))
+    """(3, H, W) uint8 picture: Lanczos to about the new pixel size, then bilinear, black outside."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    resized = np.asarray(picture.resize((small[1], small[0]), Image.Resampling.LANCZOS))
-    factor = torch.tensor([small[1] / width, small[0] / height], dtype=torch.float64)
+    resized = np.asarray(picture.resize((warp.step[1], warp.step[0]), Image.Resampling.LANCZOS))
     values = torch.from_numpy(resized.copy()).permute(2, 0, 1).double()
-    out = sample_image(values, warp.source * factor, "bilinear", "border")
+    out = sample_image(values, warp.step_source(), "bilinear", "zeros")
     return out.round().clamp(0, 255).to(torch.uint8)
 
 
 def warp_depth(depth: Tensor, valid: Tensor, K: Tensor, warp: Warp) -> tuple[Tensor, Tensor]:
     """z-depth (H, W) in the turned camera and where it is known.
+
+    The depth map is resized as the picture is, by the masked nearest resize (a resized pixel takes the valid raw pixel
+    nearest to its centre), turned into distances from the camera, and those are read at the nearest pixel.
 
     Args:
         depth: (h, w) raw z-depth.
@@ -112,9 +121,11 @@ def warp_depth(depth: Tensor, valid: Tensor, K: Tensor, warp: Warp) -> tuple[Ten
         K: (3, 3) of the raw picture.
         warp: see :func:`make_warp`.
     """
-    length = pixel_rays(K.double(), depth.shape[0], depth.shape[1]).norm(dim=-1)
-    distance = torch.where(valid, depth.double() * length, torch.zeros_like(length))
-    moved = sample_map(distance, warp.source, "nearest")
+    small, known = masked_nearest_resize(depth.double(), valid, warp.step)
+    K_small = resize_intrinsics(K.double(), (warp.raw[1], warp.raw[0]), (warp.step[1], warp.step[0]))
+    length = pixel_rays(K_small, *warp.step).norm(dim=-1)
+    distance = torch.where(known, small * length, torch.zeros_like(small))
+    moved = sample_map(distance, warp.step_source(), "nearest")
     rays = pixel_rays(warp.K, warp.source.shape[0], warp.source.shape[1])
     return (moved / rays.norm(dim=-1)).float(), moved > 0
 
@@ -147,13 +158,14 @@ class PointMapProtocol(Protocol):
         known_fov: bool,
         notes: Sequence[str] = (),
     ) -> None:
-        self.name, self.layout, self.data, self.frames = name, layout, data, frames
+        self.name, self.data = name, data
+        self.layout, self.frames = f"{layout}\n{LAYOUT}", prefer_moge(frames)
         self.title = f"{title}, {'with' if known_fov else 'without'} intrinsics"
         self.source = f"MetricAnything, Table {6 if known_fov else 5}; MoGe's evaluation; specification 9.3"
         self.size, self.twin_plan, self.known_fov = size, twin_plan, known_fov
         self.notes = (
             f"pictures and truth warped to {size[1]} x {size[0]}: axis through the middle, largest field of view, "
-            "square pixels; Lanczos then bilinear for pictures, nearest distance for the truth",
+            "square pixels; Lanczos then bilinear for pictures, masked nearest then nearest distance for the truth",
             "pixels deeper than 1000 times the 1 % quantile of the picture are dropped; no clamp, no mask of the model",
             "AbsRel and delta1 are of the metric depth as it is; points are first moved by the L1-optimal translation",
             "mean of pictures",
@@ -178,6 +190,7 @@ class PointMapProtocol(Protocol):
     def measure(self, query: Query, truth: Truth, answer: Answer) -> Measurement:
         """Errors of one picture."""
         depth, mask, K = truth.need("depth")[0], truth.need("valid")[0], truth.need("K")[0]
+        same_raw_size(query, truth)
         size = tuple(depth.shape)
         if "cam_points" in answer.tensors:
             points = answer.need("cam_points", (1, *size, 3))[0]
@@ -232,7 +245,8 @@ class PointMapProtocol(Protocol):
             warp = make_warp(shot.need_K(), (image.shape[1], image.shape[2]), size)
             K = warp.K[None] if self.known_fov else None
             scene = query_scene(warp_image(image, warp)[None], K=K, ordered=False)
-            return Query(shot.name, "mono_points", ("cam_points", "depth"), scene)
+            facts = {"raw_size": [image.shape[1], image.shape[2]]}
+            return Query(shot.name, "mono_points", ("cam_points", "depth"), scene, facts=facts)
 
         def truth() -> Truth:
             depth, valid = shot.load_truth()
@@ -246,9 +260,24 @@ class PointMapProtocol(Protocol):
                 "valid": mask[None],
                 "K": warp.K[None],
             }
-            return Truth(tensors, facts={"group": shot.group})
+            return Truth(tensors, facts={"group": shot.group, "raw_size": list(depth.shape)})
 
         return query, truth
+
+
+def same_raw_size(query: Query, truth: Truth) -> None:
+    """Refuse a picture and a depth map that had different sizes before the warp.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    picture, depth = query.facts.get("raw_size"), truth.facts.get("raw_size")
+    if picture and depth and list(picture) != list(depth):
+        raise InputError(
+            f"the depth map of '{query.name}' has {depth[1]} x {depth[0]} pixels, its picture "
+            f"{picture[1]} x {picture[0]}",
+            remedy="use the pictures and depth maps of the same release",
+        )
 
 
 def variants(
