@@ -135,9 +135,10 @@ def main() -> None:
         for method in methods:
             aligned_pixel_errors(parts, method)  # type: ignore[arg-type]
 
+    maps = "100 depth maps 640 x 480"
     one = best(lambda: plain_depth(predicted, truth, mask), 1)
     row(
-        "100 depth maps 640 x 480: none, median, LS scale, LS scale and shift, per frame",
+        f"{maps}: none, median, LS scale, LS scale and shift, per frame",
         lambda: aligned(BASIC),
         5,
         one,

@@ -178,3 +178,18 @@ def test_panels_are_drawn_for_a_few_samples(tmp_path: Path) -> None:
     outcome = run_protocol(toy, toy.twin("smoke"), cache=tmp_path, oracle=times(1.1), options=options)
     assert set(outcome.panels) == {"a/0/depth", "b/1/depth"}
     assert all(p.dtype == torch.uint8 and p.shape[0] == 3 for p in outcome.panels.values())
+
+
+def test_a_query_that_cannot_be_made_is_a_failure_of_that_sample(tmp_path: Path) -> None:
+    toy = ToyProtocol()
+
+    def broken() -> Query:
+        raise InputError("not enough known points")
+
+    samples = [
+        Sample(s.name, s.group, broken if s.name == "a/1" else s.load_query, s.load_truth)
+        for s in toy.twin("smoke")
+    ]
+    outcome = run_protocol(toy, samples, cache=tmp_path, oracle=times(1.1))
+    assert outcome.failed == {"a/1": "not enough known points"} and outcome.left_out == 1
+    assert len(outcome.measurements) == 3

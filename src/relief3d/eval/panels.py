@@ -187,8 +187,7 @@ def cloud_panel(predicted: Tensor, truth: Tensor, size: int = 360, most: int = 2
 def _image_of(query: Query, index: int) -> Tensor | None:
     if query.scene is None or index >= len(query.scene):
         return None
-    image = query.scene.views[index].load_image()
-    return image if image.dtype == torch.uint8 else to_bytes(image)
+    return to_bytes(query.scene.views[index].load_image())
 
 
 def task_panels(query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tensor]:

@@ -272,8 +272,8 @@ class _Job:
         """Make and keep the answer unless there is one; the reason when the model failed."""
         if prediction_files(answers, sample.name) and not self.options.again:
             return None
-        query = sample.load_query()
         try:
+            query = sample.load_query()  # making a prompt may fail too, for example with too few points
             if self.oracle is not None:
                 answer = self.oracle(query, sample.load_truth())
             else:
@@ -285,8 +285,11 @@ class _Job:
         return None
 
     def _failure(self, sample: Sample, reason: str) -> _Done:
-        measured = self.protocol.failure(sample.load_query(), sample.load_truth(), reason)
-        return _Done(sample.name, measured, reason)
+        try:
+            query, truth = sample.load_query(), sample.load_truth()
+        except InputError:  # the sample itself cannot be made; the reason already says so
+            return _Done(sample.name, None, reason)
+        return _Done(sample.name, self.protocol.failure(query, truth, reason), reason)
 
     def _panels(self, sample: Sample, query: Query, truth: Truth, answer: Answer) -> dict[str, Tensor]:
         if sample.name not in self.drawn:

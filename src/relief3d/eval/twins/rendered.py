@@ -140,8 +140,14 @@ def query_scene(
             None if K is None else K[i].double(),
             None if world_from_cam is None else world_from_cam[i].double(),
         )
-        views.append(View(name=f"{i:06d}.png" if names is None else names[i], camera=camera, image=image))
+        name = f"{i:06d}.png" if names is None else names[i]
+        views.append(View(name=name, camera=camera, image=functools.partial(_unit_range, image)))
     return Scene(tuple(views), metric=metric, ordered=ordered)
+
+
+def _unit_range(image: Tensor) -> Tensor:
+    """(3, H, W) float32 in [0, 1], as :class:`View` promises."""
+    return image.float() / 255
 
 
 def truth_scene(clip: Clip, *, names: Sequence[str] | None = None) -> Scene:

@@ -16,6 +16,7 @@ from torch import Tensor
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.eval.protocols.base import Protocol, Sample
+from relief3d.eval.protocols.downstream.runtime import timed
 from relief3d.eval.protocols.registry import find_protocol, load_protocols
 from relief3d.eval.results import EvaluationResult, make_result, read_result, write_result
 from relief3d.eval.runner import RunOptions, RunOutcome, choose_samples, run_protocol
@@ -129,11 +130,14 @@ def _run(
     parallel = (model is None or model.parallel) and protocol.task != "runtime"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     workers = config.workers or (min(cores, 8) if parallel else 1)
+    answering = None if model is None or model.make is None else model.make(cache / "work")
+    if answering is not None and protocol.task == "runtime":
+        answering = timed(answering, torch.device("cpu"))
     return run_protocol(
         protocol,
         samples,
         cache=cache,
-        model=None if model is None or model.make is None else model.make(cache / "work"),
+        model=answering,
         oracle=None if model is None else model.oracle,
         predictions=config.predictions,
         options=RunOptions(workers, config.panels, config.again, config.allow_missing),
