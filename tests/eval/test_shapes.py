@@ -77,6 +77,14 @@ def test_identical_meshes_have_the_perfect_score_with_few_points() -> None:
     assert (result.chamfer_l1, result.chamfer_l2, result.emd) == (0, 0, 0) and not result.degenerate
 
 
+def test_a_sinkhorn_distance_is_flagged() -> None:
+    blurred = ShapeSampling(**{**FAST.__dict__, "emd_method": "sinkhorn", "starts": "identity"})
+    ball = as_mesh(trimesh.creation.icosphere(1))
+    result, exact = compare_shapes(ball, wedge(), blurred), compare_shapes(ball, wedge(), FAST, align=False)
+    assert not result.emd_exact and exact.emd_exact
+    assert compare_shapes(wedge(), wedge(), blurred).emd < 1e-3
+
+
 def test_size_place_and_quarter_turns_do_not_count() -> None:
     for k in (5, 22):
         other = moved(wedge(), cube_rotations()[k], scale=3.0, shift=0.4)

@@ -41,7 +41,7 @@ def test_masks_come_from_transparency(tmp_path: Path) -> None:
     assert [s.name for s in samples] == ["b2", "b10"]
     query = samples[0].load_query()
     assert int(query.tensors["mask"].sum()) == 16 and query.wants == ("mesh",)
-    assert query.scene is not None and query.scene.views[0].load_image()[0, 0, 0] == 255  # on white
+    assert query.scene is not None and query.scene.views[0].load_image()[0, 0, 0] == 1  # on white
     assert samples[0].load_truth() == Truth()
 
 
@@ -77,4 +77,4 @@ def test_twin_shows_one_object_on_white() -> None:
     query = Iso3d().twin("smoke")[0].load_query()
     assert query.scene is not None
     image, mask = query.scene.views[0].load_image(), query.tensors["mask"][0]
-    assert bool((image[:, ~mask] == 255).all()) and bool(mask.any())
+    assert bool((image[:, ~mask] == 1).all()) and bool(mask.any())

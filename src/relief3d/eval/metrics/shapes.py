@@ -74,6 +74,7 @@ class ShapeMetrics:
         chamfer_l1: sum of the two mean distances.
         chamfer_l2: sum of the two mean squared distances.
         emd: mean distance of matched points.
+        emd_exact: False when EMD comes from Sinkhorn's iteration.
         degenerate: True when there was no prediction to compare.
     """
 
@@ -84,6 +85,7 @@ class ShapeMetrics:
     chamfer_l1: float
     chamfer_l2: float
     emd: float
+    emd_exact: bool = True
     degenerate: bool = False
 
 
@@ -277,4 +279,5 @@ def compare_shapes(
         chamfer_l1=chamfer(forward, backward, 1),
         chamfer_l2=chamfer(forward, backward, 2),
         emd=moved.value,
+        emd_exact=moved.method == "exact",
     )
