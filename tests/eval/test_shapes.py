@@ -78,11 +78,13 @@ def test_identical_meshes_have_the_perfect_score_with_few_points() -> None:
 
 
 def test_a_sinkhorn_distance_is_flagged() -> None:
-    blurred = ShapeSampling(**{**FAST.__dict__, "emd_method": "sinkhorn", "starts": "identity"})
+    blurred = ShapeSampling(
+        **{**FAST.__dict__, "emd_method": "sinkhorn", "starts": "identity", "emd_points": 24}
+    )
     ball = as_mesh(trimesh.creation.icosphere(1))
     result, exact = compare_shapes(ball, wedge(), blurred), compare_shapes(ball, wedge(), FAST, align=False)
     assert not result.emd_exact and exact.emd_exact
-    assert compare_shapes(wedge(), wedge(), blurred).emd < 1e-3
+    assert compare_shapes(wedge(), wedge(), blurred).emd < 1e-2
 
 
 def test_size_place_and_quarter_turns_do_not_count() -> None:

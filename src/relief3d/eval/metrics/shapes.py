@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.contract import Mesh
+from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
 from relief3d.eval.metrics.emd import POINTS, SUBSETS, EmdMethod, earth_movers
@@ -186,8 +187,8 @@ def nearest_both(a: Tensor, b: Tensor, *, device: torch.device | str | None = No
     """Distance of every point of (N, 3) to the nearest of (M, 3), and the other way round, exact.
 
     Trees answer a million queries in about a minute when the sets are close, but need many times that where one set
-    lies far inside the other (thousands of points are then equally far). With a CUDA device large sets are compared
-    all with all instead.
+    lies far inside the other (thousands of points are then equally far). On an accelerator large sets are
+    compared all with all instead.
 
     Args:
         a: first set.
@@ -197,8 +198,9 @@ def nearest_both(a: Tensor, b: Tensor, *, device: torch.device | str | None = No
     Returns:
         (N,) and (M,) float64 on the CPU; all-with-all works in float32.
     """
-    if device is None and torch.cuda.is_available() and a.shape[0] * b.shape[0] >= _ALL_PAIRS:
-        device = "cuda"
+    if device is None and a.shape[0] * b.shape[0] >= _ALL_PAIRS:
+        found = resolve_device()
+        device = None if found.type == "cpu" else found
     if device is None:
         return NeighbourTree(b).query(a)[0], NeighbourTree(a).query(b)[0]
     first, second = a.to(device, torch.float32), b.to(device, torch.float32)
