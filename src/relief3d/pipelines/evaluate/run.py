@@ -113,7 +113,7 @@ def _open(protocol: Protocol, config: EvaluateConfig) -> tuple[list[Sample], tup
         raise InputError(
             "is not a folder",
             path=config.data,
-            remedy=f"expected layout: {protocol.layout or 'see the docs'}",
+            remedy=f"relief3d eval {protocol.name} --list shows its layout",
         )
     return protocol.open(config.data), (config.data.resolve().name, str(config.data.resolve()))
 
