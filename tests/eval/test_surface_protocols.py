@@ -215,6 +215,16 @@ def test_atlas_thins_both_sides_to_two_centimetres():
     assert got.recall == pytest.approx(thin, abs=0.01) and abs(thin - raw) > 0.2
 
 
+def test_atlas_is_strict_at_the_threshold_in_both_directions(monkeypatch):
+    # The trimmed mesh is handed in, so that a distance of exactly the threshold can be had.
+    monkeypatch.setattr("relief3d.eval.metrics.mesh_atlas.refuse_mesh", lambda mesh, cameras: mesh)
+    one = Mesh(torch.tensor([[0.0, 0, 0], [0, 1, 0], [1, 0, 0]]), torch.tensor([[0, 1, 2]]))
+    got = atlas_scores(one, one.vertices + torch.tensor([0.0, 0, 0.5]), [], threshold=0.5)
+    assert (got.precision, got.recall, got.accuracy, got.completeness) == (0.0, 0.0, 0.5, 0.5)
+    near = atlas_scores(one, one.vertices + torch.tensor([0.0, 0, 0.5]), [], threshold=0.500001)
+    assert (near.precision, near.recall) == (1.0, 1.0)
+
+
 def test_atlas_has_no_scores_for_nothing():
     assert atlas_scores(None, plane().vertices, [camera()]) is None
     assert atlas_scores(EMPTY, plane().vertices, [camera()]) is None
@@ -266,6 +276,8 @@ def test_rendered_depth_metrics_by_hand():
     assert got["d105"] == pytest.approx(1 / 3) and got["d110"] == pytest.approx(1 / 3)
     assert got["d125"] == pytest.approx(2 / 3) and got["d125_2"] == 1.0 == got["d125_3"]
     assert got["comp"] == pytest.approx(5 / 6)  # of ALL pixels, wherever the sensor is blind
+    edge = rendered_depth_metrics(torch.tensor([[1.25, 1.0]]), torch.ones(1, 2))
+    assert edge["d125"] == 0.5 and edge["d125_2"] == 1.0  # a ratio equal to the limit does not count
     assert rendered_depth_metrics(torch.zeros(2, 3), sensor) is None
     with pytest.raises(InputError, match="one size"):
         rendered_depth_metrics(rendered, sensor[:1])
@@ -382,8 +394,12 @@ def test_icp_recovers_a_known_similarity_and_refuses_wild_ones():
     before = tanks_scores(points, scan, crop, start, tau, [tau])[0].fscore
     after = tanks_scores(points, scan, crop, got.similarity, tau, [tau])[0].fscore
     assert after > 0.99 and before < 0.9
-    wild = refine_alignment(points, scan, crop, similarity(0.5 * 1.09, 30.0, [1.0, 2.0, 3.0]), tau)
-    assert wild.scale_change >= 0.05
+    # 9 % too large about the middle of the crop: hardly a shift, but no correction either.
+    middle = scan.mean(0)
+    wild = refine_alignment(
+        points, scan, crop, similarity(0.545, 30.0, (1.09 * truth.translation - 0.09 * middle).tolist()), tau
+    )
+    assert wild.scale_change >= 0.05 and wild.shift < 10 * tau
     assert not wild.accepted and float(wild.similarity.scale) == pytest.approx(0.545)
     far = refine_alignment(points, scan, crop, similarity(0.5, 30.0, [1.0, 2.0, 3.0 + 12 * tau]), tau)
     assert far.shift > 10 * tau and not far.accepted  # ICP found the way back, but from too far off

@@ -113,6 +113,13 @@ def test_plain_by_an_independent_few_liner(data):
     assert got["f1_5_seen"] > got["f1_5"] + 5
 
 
+def test_plain_culling_has_a_slack_of_three_voxels(data):
+    kept = measured(PLAIN, data, join(wall(2.0, half=0.4), wall(2.11, half=0.4)))
+    assert kept["f1_5_seen"] == pytest.approx(kept["f1_5"], abs=0.5)
+    culled = measured(PLAIN, data, join(wall(2.0, half=0.4), wall(2.13, half=0.4)))
+    assert culled["f1_5_seen"] > culled["f1_5"] + 3
+
+
 def test_the_three_protocols_disagree_on_the_same_meshes(data):
     one, two, three = (measured(p, data, PREDICTED) for p in (TF, ATLAS, PLAIN))
     for a, b in ((one, two), (one, three), (two, three)):
