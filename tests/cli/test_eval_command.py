@@ -108,9 +108,20 @@ def test_sizes_and_units_are_checked(tmp_path: Path, capsys: pytest.CaptureFixtu
         return folder
 
     assert run(*arguments(tmp_path, "--predictions", write(lambda d: torch.cat([d, d])))) == 2
-    assert samples[0].name in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert any(s.name in shown for s in samples) and "one map" in shown
     folders = ("--out", tmp_path / "results", "--cache", tmp_path / "cache")
     loud = ("eval", PROTOCOL, "--budget", "smoke", *folders, "--predictions", write(lambda d: 1000 * d))
     run(*loud)
     shown = capsys.readouterr()
     assert "millimetres" in shown.out + shown.err
+
+
+def test_all_measures_what_a_model_can_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ("--out", tmp_path / "results", "--cache", tmp_path / "cache")
+    assert run("eval", "all", "--model", "ball", "--budget", "smoke", "-q", *folders) == 0
+    made = sorted(p.name.split(".")[0] for p in (tmp_path / "results").glob("*.json"))
+    assert {"sa3dao_shape", "sa3dao_layout", "adt_layout"} <= set(made) and "sintel_video" not in made
+    assert "table:" in capsys.readouterr().out
+    assert run("eval", "all", "--data", tmp_path) == 2
+    assert "procedural twins" in capsys.readouterr().err

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from relief3d.core.contract import Mesh
+from relief3d.core.contract import Mesh, PointCloud
 from relief3d.core.errors import InputError
 from relief3d.eval.predictions import fingerprint, prediction_files, read_answer, write_answer
 from relief3d.eval.protocols.base import Answer
+from relief3d.io.ply import write_ply
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -60,6 +61,12 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"junk that is no header")
     with pytest.raises(InputError, match=r"x\.safetensors: is not a readable safetensors file"):
         read_answer(tmp_path, "x")
+
+
+def test_a_surface_without_triangles_is_an_empty_answer(tmp_path: Path) -> None:
+    write_ply(tmp_path / "s.ply", PointCloud(torch.rand(5, 3)))
+    mesh = read_answer(tmp_path, "s").mesh
+    assert mesh is not None and mesh.faces.shape == (0, 3) and mesh.vertices.shape == (5, 3)
 
 
 def test_pickles_inside_npz_are_not_loaded(tmp_path: Path) -> None:

@@ -117,12 +117,22 @@ class EvalCommand:
 
     def _benchmark(self) -> int:
         from relief3d.eval.protocols.registry import find_protocol
-        from relief3d.pipelines.evaluate.run import evaluate, format_result
+        from relief3d.pipelines.evaluate.run import evaluate, evaluate_all, format_result
 
         if self.paths:
             raise InputError(
                 f"'{self.paths[0]}' is not understood here", remedy="use --predictions and --data"
             )
+        if self.protocol == "all":
+            refused = 0
+            for name, results in evaluate_all(self.config, progress=_progress(self.quiet)).items():
+                for result in results:
+                    if isinstance(result, str):
+                        refused += 1
+                        _print(f"{name}: not measured: {result}")
+                    else:
+                        _print(format_result(find_protocol(name), result, self.config.out))
+            return EXIT_FAILED if refused else EXIT_OK
         protocol = find_protocol(self.protocol)
         result = evaluate(self.protocol, self.config, progress=_progress(self.quiet))
         _print(format_result(protocol, result, self.config.out))

@@ -25,6 +25,7 @@ import abc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -181,6 +182,8 @@ class Protocol(abc.ABC):
         version: raised whenever a change alters numbers; invalidates cached measurements.
         layout: the public folder layout that :meth:`open` reads, in a few lines.
         notes: subtle choices a reader of the table must know.
+        floors: columns in which even the twin's truth is not perfect, with the worst value it may have, because the
+            rules compare samples of surfaces, triangulated surfaces, or views that hide parts from each other.
     """
 
     name: str
@@ -191,6 +194,7 @@ class Protocol(abc.ABC):
     version: int = 1
     layout: str = ""
     notes: Sequence[str] = ()
+    floors: Mapping[str, float] = MappingProxyType({})
 
     @abc.abstractmethod
     def open(self, data: Path) -> list[Sample]:

@@ -237,7 +237,7 @@ def _sample(key: str, warmups: int, repeats: int, picture: Callable[[tuple[int, 
     def query() -> Query:
         focal = float(max(height, width))
         camera = Camera(width, height, intrinsics(focal, focal, width / 2, height / 2))
-        view = View(name=f"{key}.png", camera=camera, image=lambda: picture((height, width)))
+        view = View(name=f"{key}.png", camera=camera, image=lambda: picture((height, width)).float() / 255)
         facts = {"size": key, "height": height, "width": width, "warmups": warmups, "repeats": repeats}
         return Query(key, "runtime", ("seconds",), scene=Scene((view,), metric=True), facts=facts)
 

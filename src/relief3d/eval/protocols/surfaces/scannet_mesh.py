@@ -170,6 +170,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
                 "prec2": 90.0,
                 "recall2": 90.0,
                 "f1_2": 90.0,
+                "f1_5_seen": 99.0,
             },
         )
     ),
