@@ -117,9 +117,9 @@ def find_model(name: str, task: Task) -> NamedModel:
 def default_models(task: Task) -> tuple[str, ...]:
     """What ``relief3d eval all`` measures when no model is named: the plain baselines of a task, then the truth."""
     plain: dict[Task, tuple[str, ...]] = {
-        "views": ("constant", "reconstruct"),
+        "views": ("constant",),
         "video_depth": ("constant",),
-        "cameras": ("constant", "reconstruct"),
+        "cameras": ("constant",),
         "mono_depth": ("constant", "best-constant"),
         "mono_points": ("constant", "best-constant"),
         "intrinsics": ("constant",),
