@@ -110,10 +110,11 @@ class PoseHead(nn.Module):
         for part in self.res_conv:
             x = part(x)
         x = self.more_mlps(x.mean(1))
-        rows = nn.functional.normalize(self.fc_rot(x).float().unflatten(-1, (3, 3)), dim=-1)
+        precise = torch.promote_types(x.dtype, torch.float32)
+        rows = nn.functional.normalize(self.fc_rot(x).to(precise).unflatten(-1, (3, 3)), dim=-1)
         rotation = matrix_from_svd9d(rows)
         bottom = rotation.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(x), 1, 4)
-        return torch.cat([torch.cat([rotation, self.fc_t(x).float()[..., None]], -1), bottom], 1)
+        return torch.cat([torch.cat([rotation, self.fc_t(x).to(precise)[..., None]], -1), bottom], 1)
 
 
 @dataclass(frozen=True)
@@ -197,15 +198,27 @@ class AlternatingDecoder(nn.Module):
         rope = self.rope(*grid, self.config.registers, x.device, self.register_token.dtype)
         out: dict[int, Tensor] = {}
         for i, block in enumerate(self.decoder):
-            if i % 2:
-                x = x.unflatten(0, (-1, views)).flatten(1, 2)
-                x = block(x, rope, attend).unflatten(1, (views, -1)).flatten(0, 1)
-            else:
-                step = len(x) if chunk is None else max(1, chunk)
-                x = torch.cat([block(x[j : j + step], rope) for j in range(0, len(x), step)])
+            x = self._one_block(i, block, x, views, rope, chunk, attend)
             if i in wanted:
                 out[i] = x
         return out
+
+    @staticmethod
+    def _one_block(
+        index: int,
+        block: nn.Module,
+        x: Tensor,
+        views: int,
+        rope: RopeTable,
+        chunk: int | None,
+        attend: Attend,
+    ) -> Tensor:
+        """Even blocks mix (B * N, T, C) tokens within the views, odd ones across them."""
+        if index % 2:
+            x = x.unflatten(0, (-1, views)).flatten(1, 2)
+            return block(x, rope, attend).unflatten(1, (views, -1)).flatten(0, 1)
+        step = len(x) if chunk is None else max(1, chunk)
+        return torch.cat([block(x[j : j + step], rope) for j in range(0, len(x), step)])
 
     def fused(self, images: Tensor, chunk: int | None, attend: Attend) -> Tensor:
         """(B * N, T, 2 C): the last block within the views beside the last across them."""

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from relief3d.models.multiview.pi3 import AlternatingDecoder, Pi3Config, PoseHead
-from relief3d.nn.attention import CrossAttention
+from relief3d.geometry.projection import pixel_rays
+from relief3d.geometry.transforms import invert_rigid
+from relief3d.models.multiview.pi3 import MAX_LOG_DEPTH, AlternatingDecoder, Pi3Config, PoseHead
+from relief3d.nn.attention import Attend, CrossAttention, attend_fully
 from relief3d.nn.blocks import Block, Mlp
 from relief3d.nn.conv_head import ConvHead
-from relief3d.nn.rope import RopeTable
+from relief3d.nn.prope import projective_attention
+from relief3d.nn.rope import RopeTable, grid_positions, rope_table
 from relief3d.nn.vit import PatchEmbed, VisionTransformer, VitConfig
 
 STATIC_DISTANCE = 0.02
@@ -156,3 +159,188 @@ class Pi3X(AlternatingDecoder):
             2 * dim, settings.metric_dim, settings.metric_heads, settings.metric_depth
         )
         self.metric_head = nn.Linear(settings.metric_dim, 1)
+
+    def forward(
+        self,
+        images: Tensor,
+        given: Conditions | None = None,
+        *,
+        chunk: int | None = 8,
+        attend: Attend = attend_fully,
+    ) -> Pi3XOutput:
+        """Reconstruct.
+
+        Args:
+            images: (B, N, 3, H, W) in [0, 1]; sides are multiples of the patch.
+            given: what is known about the views.
+            chunk: views at a time wherever views are independent; only memory depends on it.
+            attend: inner product of the attention across views.
+
+        Raises:
+            ValueError: conditions for a network without the parts that read them, or poses of a single view.
+        """
+        if given is not None and not self.settings.multimodal:
+            raise ValueError("this network takes pictures only")
+        grid, size = self.grid(images), (int(images.shape[-2]), int(images.shape[-1]))
+        shape = (images.shape[0], images.shape[1])
+        patches = self.embed(images.flatten(0, 1), chunk)
+        inject = None
+        if given is not None:
+            unit = condition_unit(given)
+            patches = patches + self._known_geometry(given, unit, shape, size, chunk).to(patches.dtype)
+            inject = self._poses(given, unit)
+        hidden = self._decode(patches, shape, grid, inject, chunk, attend)
+        rope = self.head_rope(*grid, self.config.registers, hidden.device, self.register_token.dtype)
+        step = len(hidden) if chunk is None else max(1, chunk)
+        parts = [self._heads(hidden[i : i + step], rope, grid, size) for i in range(0, len(hidden), step)]
+        rays, z, confidence, poses = (torch.cat(p).unflatten(0, shape) for p in zip(*parts))
+        metric = self._metric(hidden, shape, grid)
+        scale = metric[:, None, None, None, None]
+        local = rays * z * scale
+        poses = torch.cat([poses[..., :3], poses[..., 3:] * _translation_only(metric, poses)], -1)
+        world = torch.einsum("bnij,bnhwj->bnhwi", poses[..., :3, :3], local)
+        world = world + poses[:, :, None, None, :3, 3]
+        return Pi3XOutput(local, world, rays, confidence, poses, metric)
+
+    def _known_geometry(
+        self,
+        given: Conditions,
+        unit: Tensor,
+        shape: tuple[int, int],
+        size: tuple[int, int],
+        chunk: int | None,
+    ) -> Tensor:
+        """(B * N, P, C) to add to the patch tokens of the pictures: depth and rays of the views that have them."""
+        rows, cols = size[0] // self.config.vit.patch, size[1] // self.config.vit.patch
+        total = self.register_token.new_zeros(shape[0] * shape[1], rows * cols, self.config.vit.dim)
+        if given.depth is not None:
+            has = _flags(given.has_depth, shape, total.device).flatten()
+            valid = given.depth > 0
+            maps = torch.stack([given.depth / unit[:, None, None, None], valid.to(given.depth.dtype)], 2)
+            index = torch.nonzero(has)[:, 0]
+            step = max(1, len(index) if chunk is None else chunk)
+            for i in range(0, len(index), step):
+                part = index[i : i + step]
+                tokens = self.depth_encoder(maps.flatten(0, 1)[part].to(total.dtype)) + self.depth_emb
+                total = total.index_add(0, part, tokens)
+        if given.K is not None:
+            has = _flags(given.has_rays, shape, total.device).flatten()
+            rays = pixel_rays(given.K.flatten(0, 1), *size)[..., :2].movedim(-1, 1).to(total.dtype)
+            total = total + self.ray_embed(rays) * has[:, None, None]
+        return total
+
+    def _poses(self, given: Conditions, unit: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Camera-from-view-0 matrices (B, N, 4, 4) in the depth's unit, and which views have one (B, N)."""
+        if given.world_from_cam is None:
+            return None
+        shape = given.world_from_cam.shape[:2]
+        has = _flags(given.has_pose, (shape[0], shape[1]), given.world_from_cam.device)
+        if shape[1] == 1:
+            raise ValueError("the pose of a single view says nothing")
+        # A lone absolute pose carries nothing either.
+        has = has & (has.sum(1, keepdim=True) > 1)
+        first = given.world_from_cam[:, :1]
+        relative = invert_rigid(given.world_from_cam) @ first
+        relative = torch.cat([relative[..., :3], relative[..., 3:] / _translation_only(unit, relative)], -1)
+        eye = torch.eye(4, dtype=relative.dtype, device=relative.device)
+        return torch.where(has[..., None, None], relative, eye), has
+
+    def _decode(
+        self,
+        patches: Tensor,
+        shape: tuple[int, int],
+        grid: tuple[int, int],
+        inject: tuple[Tensor, Tensor] | None,
+        chunk: int | None,
+        attend: Attend,
+    ) -> Tensor:
+        """(B * N, T, 2 C) of the last two blocks."""
+        if inject is None:
+            layers = self.decode(patches, shape[1], grid, chunk=chunk, attend=attend)
+            return torch.cat([layers[self.config.depth - 2], layers[self.config.depth - 1]], -1)
+        poses, has = inject
+        registers = self.config.registers
+        x = torch.cat([self.register_token[0].to(patches.dtype).expand(len(patches), -1, -1), patches], 1)
+        rope = self.rope(*grid, registers, x.device, self.register_token.dtype)
+        injecting = dict(zip(self.settings.inject_after, self.pose_inject_blk))
+        before = x
+        for i, block in enumerate(self.decoder):
+            if i == self.config.depth - 1:
+                before = x
+            x = self._one_block(i, block, x, shape[1], rope, chunk, attend)
+            if i in injecting:
+                own = x[:, registers:].unflatten(0, shape).flatten(1, 2)
+                change = _inject(injecting[i], own, poses, grid)
+                change = (change.unflatten(1, (shape[1], -1)) * has[..., None, None]).flatten(0, 1)
+                x = torch.cat([x[:, :registers], x[:, registers:] + change.to(x.dtype)], 1)
+        return torch.cat([before, x], -1)
+
+    def _heads(
+        self, hidden: Tensor, rope: RopeTable, grid: tuple[int, int], size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rays, depth along z, confidence and poses of some views."""
+        registers = self.config.registers
+        points, confidence, camera = (
+            decoder(hidden, rope)[:, registers:]
+            for decoder in (self.point_decoder, self.conf_decoder, self.camera_decoder)
+        )
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = self.register_token.dtype
+            xy, log_z = self.point_head(points.to(dtype), grid, size)
+            (logits,) = self.conf_head(confidence.to(dtype), grid, size)
+            poses = self.camera_head(camera.to(dtype))
+        rays = torch.cat([xy, torch.ones_like(log_z)], 1).movedim(1, -1)
+        return rays, log_z.clamp(max=MAX_LOG_DEPTH).exp().movedim(1, -1), logits[:, 0], poses
+
+    def _metric(self, hidden: Tensor, shape: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+        """(B,) metres per unit."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            dtype = self.register_token.dtype
+            context = hidden.to(dtype).unflatten(0, shape).flatten(1, 2)
+            heads = self.settings.metric_heads
+            positions = grid_positions(*grid, self.config.registers, hidden.device)
+            rope = rope_table(positions, self.settings.metric_dim // heads, self.config.rope_base, dtype)
+            token = self.metric_token.expand(shape[0], -1, -1)
+            return self.metric_head(self.metric_decoder(token, context, rope))[:, 0].exp()
+
+
+def _flags(has: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    return torch.ones(shape, dtype=torch.bool, device=device) if has is None else has.bool()
+
+
+def _translation_only(scale: Tensor, poses: Tensor) -> Tensor:
+    """(B, 1, 4, 1): the scale for translations, 1 for the last row."""
+    factor = torch.ones(len(scale), 1, 4, 1, dtype=poses.dtype, device=poses.device)
+    factor[:, :, :3] = scale.to(poses.dtype)[:, None, None, None]
+    return factor
+
+
+def condition_unit(given: Conditions) -> Tensor:
+    """(B,) by which given lengths are divided: the mean of the known depths of a sequence; without depth the mean
+    distance of the cameras to the first one, unless they hardly move; else 1.
+    """
+    if given.depth is not None:
+        shape = (given.depth.shape[0], given.depth.shape[1])
+        known = (given.depth > 0) & _flags(given.has_depth, shape, given.depth.device)[..., None, None]
+        count = known.flatten(1).sum(1)
+        total = (given.depth * known).flatten(1).sum(1)
+        unit = total / count.clamp_min(1)
+        return torch.where(count > 0, unit, torch.ones_like(unit))
+    if given.world_from_cam is not None and given.world_from_cam.shape[1] > 1:
+        centres = given.world_from_cam[..., :3, 3]
+        distance = (centres[:, 1:] - centres[:, :1]).norm(dim=-1)
+        moving = distance.amax(1) >= STATIC_DISTANCE
+        return torch.where(moving, distance.mean(1), torch.ones_like(distance[:, 0]))
+    some = given.K if given.K is not None else given.world_from_cam
+    return torch.ones(1 if some is None else len(some), device=None if some is None else some.device)
+
+
+def _inject(block: nn.Module, x: Tensor, cam_from_world: Tensor, grid: tuple[int, int]) -> Tensor:
+    """What the poses add to the patch tokens (B, N * P, C); no skip connection inside."""
+    assert isinstance(block, Block)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return projective_attention(q, k, v, cam_from_world, grid)
+
+    y = block.ls1(block.attn(block.norm1(x), None, attend))
+    return block.ls2(block.mlp(block.norm2(y)))

@@ -131,9 +131,12 @@ def _interpolate(prompt: Tensor, linear: bool = True) -> Tensor:
 
 
 def first_option(query: Query) -> Answer:
-    """The first choice of a question, the number 2, no success: what an empty head answers."""
+    """The first choice of a question, always the left one of a pair, the number 2, no success: no thought at all."""
     facts: dict[str, Any] = {}
     for name in query.wants:
+        if name == "winners":
+            facts[name] = ["left"] * len(query.facts["pairs"])
+            continue
         options = query.facts.get("options")
         facts[name] = options[0] if options else query.facts.get("default_answer", 2.0)
     return Answer(facts=facts)

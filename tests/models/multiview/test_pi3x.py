@@ -1,0 +1,148 @@
+"""Pi3X: layout of the released checkpoint, and what conditions must and must not do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from relief3d.geometry.rotations import matrix_from_axis_angle
+from relief3d.geometry.transforms import make_rigid
+from relief3d.models.multiview.pi3 import Pi3Config
+from relief3d.models.multiview.pi3x import Conditions, Pi3X, Pi3XConfig, condition_unit
+from relief3d.nn.prope import projective_attention
+from relief3d.nn.vit import VitConfig
+
+TINY = Pi3XConfig(
+    decoder=Pi3Config(
+        vit=VitConfig(64, 2, 4, img_size=70, mask_token=False),
+        depth=4, heads=4, head_dim=64, head_depth=1, head_heads=4, camera_dim=32,
+    ),
+    inject_after=(1,), widths=(32, 32, 32), metric_dim=32, metric_heads=4, metric_depth=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def network() -> Pi3X:
+    generator = torch.Generator().manual_seed(0)
+    net = Pi3X(TINY).eval()
+    with torch.no_grad():  # zero-initialised parts would hide what they do
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator) * 0.1)
+    return net.double()
+
+
+def poses(count: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    turns, shifts = torch.randn(2, 1, count, 3, generator=generator, dtype=torch.float64)
+    return make_rigid(matrix_from_axis_angle(0.3 * turns), shifts)
+
+
+def images() -> torch.Tensor:
+    return torch.rand(1, 3, 3, 28, 42, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
+
+def test_full_size_has_the_published_layout() -> None:
+    with torch.device("meta"):
+        net = Pi3X()
+    state = net.state_dict()
+    assert len(state) == 1873
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 3) == 1360.032
+    expected = {
+        "register_token": (1, 1, 5, 1024), "depth_emb": (1, 1, 1024), "metric_token": (1, 1, 2048),
+        "depth_encoder.patch_embed.proj.weight": (1024, 2, 14, 14), "ray_embed.proj.weight": (1024, 2, 14, 14),
+        "pose_inject_blk.4.attn.q_norm.weight": (64,), "pose_inject_blk.4.ls2.gamma": (1024,),
+        "point_decoder.projects.weight": (1024, 2048), "camera_decoder.linear_out.weight": (512, 1024),
+        "point_head.upsample_blocks.0.0.0.weight": (1026, 256, 2, 2),
+        "point_head.upsample_blocks.2.0.1.weight": (64, 64, 3, 3),
+        "conf_head.upsample_blocks.1.2.layers.2.weight": (256, 128, 3, 3),
+        "conf_head.upsample_blocks.1.2.layers.5.weight": (128, 256, 3, 3),
+        "point_head.output_block.0.2.weight": (2, 32, 1, 1), "point_head.output_block.1.0.weight": (32, 66, 3, 3),
+        "metric_decoder.projects_y.weight": (512, 2048), "metric_decoder.blocks.4.cross_attn.k_proj.weight": (512, 512),
+        "metric_decoder.blocks.0.norm_y.weight": (512,), "metric_head.weight": (1, 512),
+    }  # fmt: skip
+    for key, shape in expected.items():
+        assert tuple(state[key].shape) == shape, key
+    assert "depth_encoder.mask_token" not in state and "encoder.mask_token" not in state
+
+
+@torch.no_grad()
+def test_shapes_and_geometry(network: Pi3X) -> None:
+    out = network(images())
+    assert out.local_points.shape == (1, 3, 28, 42, 3) and out.confidence.shape == (1, 3, 28, 42)
+    assert out.metric.shape == (1,) and float(out.metric) > 0
+    assert torch.allclose(out.local_points, out.rays * out.local_points[..., 2:], rtol=1e-4, atol=1e-6)
+    R = out.world_from_cam[..., :3, :3]
+    assert torch.allclose(R @ R.mT, torch.eye(3).double().expand_as(R), atol=1e-5)
+    assert torch.allclose(
+        out.world_from_cam[..., 3, :], torch.tensor([0.0, 0, 0, 1]).double().expand(1, 3, 4)
+    )
+    p, q = out.local_points[0, 1, 3, 4], out.world_points[0, 1, 3, 4]
+    assert torch.allclose(R[0, 1] @ p + out.world_from_cam[0, 1, :3, 3], q, atol=1e-4)
+
+
+@torch.no_grad()
+def test_chunks_and_order_of_views_change_nothing(network: Pi3X) -> None:
+    x, order = images(), [2, 0, 1]
+    whole, pieces, turned = network(x, chunk=None), network(x, chunk=1), network(x[:, order])
+    assert torch.allclose(whole.local_points, pieces.local_points, rtol=1e-3, atol=1e-4)
+    assert torch.allclose(whole.confidence[:, order], turned.confidence, atol=1e-3)
+    assert torch.allclose(whole.metric, turned.metric, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_conditions_count_only_where_flagged(network: Pi3X) -> None:
+    x, generator = images(), torch.Generator().manual_seed(3)
+    depth = 1 + torch.rand(1, 3, 28, 42, generator=generator, dtype=torch.float64)
+    K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).double().expand(1, 3, 3, 3)
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    plain = network(x).confidence
+    off = network(x, Conditions(depth, none, K, none, poses(), none)).confidence
+    assert torch.allclose(plain, off, atol=1e-5)
+    for given in (Conditions(depth=depth), Conditions(K=K), Conditions(world_from_cam=poses())):
+        assert not torch.allclose(plain, network(x, given).confidence, atol=1e-3)
+    one = torch.tensor([[True, False, False]])
+    lone = network(x, Conditions(world_from_cam=poses(), has_pose=one)).confidence
+    assert torch.allclose(plain, lone, atol=1e-5), "a lone pose carries nothing"
+
+
+@torch.no_grad()
+def test_given_geometry_may_come_in_any_frame_and_unit(network: Pi3X) -> None:
+    x, generator = images(), torch.Generator().manual_seed(3)
+    depth, T = 1 + torch.rand(1, 3, 28, 42, generator=generator, dtype=torch.float64), poses()
+    turn = matrix_from_axis_angle(torch.tensor([0.4, -0.2, 0.9]).double())
+    moved = make_rigid(turn, torch.tensor([5.0, 1, -2]).double()) @ T
+    larger = T.clone()
+    larger[..., :3, 3] *= 7
+    one = network(x, Conditions(depth=depth, world_from_cam=T)).confidence
+    two = network(x, Conditions(depth=depth, world_from_cam=moved)).confidence
+    three = network(x, Conditions(depth=7 * depth, world_from_cam=larger)).confidence
+    assert torch.allclose(one, two, atol=1e-3) and torch.allclose(one, three, atol=1e-3)
+
+
+def test_projective_attention_depends_on_relative_poses_only() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = torch.randn(3, 1, 2, 3 * 6, 16, generator=generator, dtype=torch.float64)
+    T = poses().double()
+    turn = matrix_from_axis_angle(torch.tensor([0.4, -0.2, 0.9]).double())
+    G = make_rigid(turn, torch.tensor([1.0, 1, -2]).double())
+    one = projective_attention(q, k, v, T, (2, 3))
+    two = projective_attention(q, k, v, T @ G, (2, 3))
+    assert torch.allclose(one, two, atol=1e-9)
+    assert not torch.allclose(one, projective_attention(q, k, v, G @ T, (2, 3)), atol=1e-3)
+
+
+def test_units_of_what_is_given() -> None:
+    depth = torch.zeros(2, 2, 2, 2)
+    depth[0, 0, 0] = torch.tensor([2.0, 4.0])
+    assert condition_unit(Conditions(depth=depth)).tolist() == [3.0, 1.0]
+    T = torch.eye(4).repeat(2, 3, 1, 1)
+    T[0, 1, 0, 3], T[0, 2, 0, 3], T[1, 1, 0, 3] = 1.0, 3.0, 0.01
+    assert condition_unit(Conditions(world_from_cam=T)).tolist() == [2.0, 1.0]
+
+
+def test_a_network_for_pictures_only_refuses_conditions() -> None:
+    with torch.device("meta"):
+        net = Pi3X(Pi3XConfig(multimodal=False))
+    assert not any(k.startswith("depth_encoder") for k in net.state_dict())
+    with pytest.raises(ValueError, match="pictures only"):
+        net(torch.zeros(1, 2, 3, 28, 28, device="meta"), Conditions())
