@@ -99,7 +99,8 @@ def describe(model: PublishedModel) -> str:
     """What a user should know before a download."""
     return (
         f"{model.name}: {model.architecture}, {model.parameters:.0f} M parameters, "
-        f"download {model.download_gb:.1f} GB, {model.memory_gb:.1f} GB in memory (float32); licence: {model.licence}; source: {model.source}"
+        f"download {model.download_gb:.1f} GB, {model.memory_gb:.1f} GB in memory (float32); "
+        f"licence: {model.licence}; source: {model.source}"
     )
 
 
