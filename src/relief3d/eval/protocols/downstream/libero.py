@@ -148,6 +148,8 @@ def read_records(path: Path) -> dict[str, bool]:
                 "needs 'suite', 'task', 'episode' and 'success' (true or false)",
                 remedy=f"suites are {', '.join(SUITES)}",
             )
+        if "/" in task or "\\" in task or episode < 0:
+            raise row.error(f"'{task}' episode {episode} is no task of LIBERO", remedy="name the .bddl file")
         name = _name(suite, task, episode)
         if name in found:
             raise row.error(f"records {suite}/{task} episode {episode} again")

@@ -6,7 +6,7 @@ import functools
 import importlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,12 +129,15 @@ def _question(row: Record, root: Path, index: int) -> _Row:
         raise row.error(f"unknown question type '{kind}'", remedy=f"known are {', '.join(_COLUMN)}")
     given = row.get("options")
     # A table's empty cell is None in JSON and NaN in parquet.
-    options = () if given is None or isinstance(given, float) else tuple(str(o) for o in given)
+    empty = given is None or (isinstance(given, float) and math.isnan(given))
+    if not empty and (isinstance(given, str | Mapping) or not isinstance(given, Iterable)):
+        raise row.error("'options' must be a list of texts")
+    options = () if empty else tuple(str(o) for o in given)
     if kind in CHOICE:
         truth = parse_choice(str(truth), options)
         if not options or not truth:
             raise row.error("'ground_truth' names none of the 'options'")
-    elif not parse_number(truth) > 0:
+    elif not 0 < parse_number(truth) < math.inf:
         raise row.error(f"'ground_truth' must be a positive number, not '{truth}'")
     data, scene = str(row.get("dataset") or "vsi"), str(row.get("scene_name") or "scene")
     video = root / data / f"{scene}.mp4"

@@ -123,7 +123,14 @@ def _scene(scene: Path) -> list[FrameFile]:
     depth = _depth_loader(scene, float(K[0, 0]) * baseline)
 
     def valid() -> Tensor:
-        return (depth() > 0) & load_rgb8(scene / "mask_00.png").bool().any(0)
+        values, keep = depth(), load_rgb8(scene / "mask_00.png").bool().any(0)
+        if keep.shape != values.shape:
+            raise InputError(
+                f"has shape {tuple(keep.shape)}, the disparity {tuple(values.shape)}",
+                path=scene / "mask_00.png",
+                remedy="unpack the training set of Booster again",
+            )
+        return (values > 0) & keep
 
     return [
         FrameFile(f"{scene.name}/{picture.stem}", scene.name, _image_loader(picture), depth, valid, K)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.images import read_header
 from relief3d.io.names import natural_key
@@ -106,7 +106,9 @@ def _cameras(path: Path) -> dict[str, tuple[tuple[int, int], Tensor]]:
             fx, fy, cx, cy = numbers[:4]
         except (IndexError, ValueError) as exc:
             raise InputError(f"holds a line that is no camera: {' '.join(row)[:80]}", path=path) from exc
-        out[key] = ((width, height), intrinsics(fx, fy, cx, cy))
+        if min(width, height) < 1:
+            raise InputError(f"names a camera of {width} x {height} pixels", path=path)
+        out[key] = ((width, height), usable_K(intrinsics(fx, fy, cx, cy), path))
     return out
 
 

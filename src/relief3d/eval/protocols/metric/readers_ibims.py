@@ -10,14 +10,13 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder, usable_K
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.depth import read_depth
 from relief3d.io.images import read_image
@@ -98,28 +97,44 @@ def _raw_intrinsics(path: Path) -> Tensor:
         return _centred(np.asarray(values).reshape(3, 3), path)
     if len(values) != 4:
         raise InputError(f"should hold fx,fy,cx,cy but has {len(values)} numbers", path=path)
-    return intrinsics(values[0], values[1], values[2] + 0.5, values[3] + 0.5)
+    return usable_K(intrinsics(values[0], values[1], values[2] + 0.5, values[3] + 0.5), path)
 
 
 def _centred(K: np.ndarray, path: Path) -> Tensor:
     """(3, 3) with centres at +0.5 from a matrix or its transpose."""
-    K = np.asarray(K, dtype=np.float64)
-    if K.shape != (3, 3) or not (K[0, 0] > 0 and K[1, 1] > 0):
+    if K.shape != (3, 3):
         raise InputError("holds no camera matrix", path=path)
     K = K.T if np.abs(K[2, :2]).max() > 0 else K
-    return intrinsics(K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5)
+    return usable_K(intrinsics(K[0, 0], K[1, 1], K[0, 2] + 0.5, K[1, 2] + 0.5), path)
 
 
-def _mat(path: Path) -> dict[str, Any]:
+def _mat(path: Path) -> dict[str, np.ndarray]:
+    """``rgb`` (H, W, 3) uint8; ``depth``, ``mask_invalid``, ``mask_transp`` (H, W) and ``calib`` (3, 3) float64."""
     from scipy.io import loadmat
 
+    if not path.is_file():
+        raise InputError("is missing", path=path, remedy="complete the data set")
     try:
         data = loadmat(str(path))["data"]
-        return {key: data[key][0, 0] for key in ("rgb", "depth", "mask_invalid", "mask_transp", "calib")}
-    except FileNotFoundError as exc:
-        raise InputError("is missing", path=path, remedy="complete the data set") from exc
-    except (KeyError, ValueError, IndexError, NotImplementedError, OSError) as exc:
-        raise InputError(f"is not a picture of iBims-1 ({exc})", path=path) from exc
+        out = {
+            key: np.asarray(data[key][0, 0]).astype(np.float64)
+            for key in ("depth", "mask_invalid", "mask_transp", "calib")
+        }
+        rgb = np.asarray(data["rgb"][0, 0])
+    except Exception as exc:  # the MAT reader raises many types on damaged files
+        raise InputError(
+            f"is not a picture of iBims-1 ({type(exc).__name__}: {exc})", path=path, remedy="copy it again"
+        ) from exc
+    size = out["depth"].shape
+    if (
+        len(size) != 2
+        or rgb.dtype != np.uint8
+        or rgb.shape != (*size, 3)
+        or out["mask_invalid"].shape != size
+        or out["mask_transp"].shape != size
+    ):
+        raise InputError("holds a picture, depth map and masks that do not fit together", path=path)
+    return out | {"rgb": rgb}
 
 
 def _mat_frame(path: Path) -> FrameFile:
@@ -138,7 +153,7 @@ def _mat_frame(path: Path) -> FrameFile:
 
 def _mat_depth(path: Path) -> Tensor:
     data = _mat(path)
-    depth = torch.from_numpy(np.asarray(data["depth"], dtype=np.float32))
-    usable = torch.from_numpy((np.asarray(data["mask_invalid"]) > 0) & (np.asarray(data["mask_transp"]) > 0))
+    depth = torch.from_numpy(data["depth"].astype(np.float32))
+    usable = torch.from_numpy((data["mask_invalid"] > 0) & (data["mask_transp"] > 0))
     usable &= torch.isfinite(depth) & (depth > 0)
     return torch.where(usable, depth, torch.zeros_like(depth))

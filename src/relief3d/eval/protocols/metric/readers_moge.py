@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
 from relief3d.io.decoders import damaged, open_picture
 from relief3d.io.images import image_size
 from relief3d.io.json_file import Record, read_json_object
@@ -87,6 +87,7 @@ def _frame(root: Path, name: PurePosixPath) -> FrameFile:
     K = meta.matrix("intrinsics", [(3, 3)])
     if K is None:
         raise meta.error("'intrinsics' is missing")
+    usable_K(K, folder / "meta.json")
     width, height = image_size(picture)
     # Units of the picture's size count corners, so the centre is at half the size as in our convention.
     scaled = K * torch.tensor([width, height, 1.0], dtype=torch.float64)[:, None]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
 from relief3d.geometry.point_splat import drop_occluded, splat_depth
 from relief3d.geometry.rotations import matrix_from_quat_wxyz
 from relief3d.geometry.transforms import compose, invert_rigid, make_rigid, transform_points
@@ -362,7 +362,7 @@ def _sensor_frame(row: _Row, mount: _Row, ego: _Row, channel: str, scene: str) -
     if time is None:
         raise row.error("'timestamp' is missing")
     if K is not None:
-        K = K.clone()
+        K = usable_K(K.clone(), mount.path)
         K[:2, 2] += 0.5
     return SensorFrame(
         token=row.need("token"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder, usable_K
 from relief3d.io.names import natural_key
 from relief3d.io.whole_file import read_whole
 
@@ -95,4 +95,4 @@ def read_cam(path: Path) -> tuple[Tensor, Tensor]:
     K[:2, 2] += 0.5
     pose = torch.eye(4, dtype=torch.float64)
     pose[:3] = torch.from_numpy(numbers[9:].reshape(3, 4).copy())
-    return K, pose
+    return usable_K(K, path), pose

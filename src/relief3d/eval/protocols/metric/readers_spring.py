@@ -16,7 +16,7 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.core.optional import available
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.depth import read_npz
 from relief3d.io.names import natural_key
@@ -83,7 +83,7 @@ def read_spring(root: Path) -> list[FrameFile]:
 def _intrinsics(path: Path) -> list[Tensor]:
     try:
         rows = [[float(v) for v in line.split()] for line in read_utf8(path).splitlines() if line.strip()]
-        return [intrinsics(row[0], row[1], row[2], row[3]) for row in rows]
+        return [usable_K(intrinsics(row[0], row[1], row[2], row[3]), path) for row in rows]
     except (IndexError, ValueError) as exc:
         raise InputError("should hold fx fy cx cy in every line", path=path) from exc
 
@@ -93,7 +93,7 @@ def _disparity(folder: Path, stem: str) -> np.ndarray:
     if export.is_file():
         try:
             return np.load(export, allow_pickle=False)
-        except ValueError as exc:
+        except (ValueError, EOFError, OSError) as exc:
             raise InputError(f"is not a readable array ({exc})", path=export) from exc
     export = folder / f"{stem}.npz"
     if export.is_file():
@@ -117,10 +117,13 @@ def _disparity(folder: Path, stem: str) -> np.ndarray:
 
 
 def _depth(folder: Path, stem: str, fx: float) -> Tensor:
-    stored = np.asarray(_disparity(folder, stem), dtype=np.float64)
-    if stored.ndim != 2:
-        raise InputError(f"the disparity must be (H, W), got {stored.shape}", path=folder / stem)
-    disparity = torch.from_numpy(stored[::2, ::2].copy())
+    stored = np.asarray(_disparity(folder, stem))
+    if stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "fui":
+        raise InputError(
+            f"the disparity must be (H, W) numbers, got {stored.shape} of type {stored.dtype}",
+            path=folder / stem,
+        )
+    disparity = torch.from_numpy(stored[::2, ::2].astype(np.float64))
     known = ~torch.isnan(disparity) & (disparity >= 0)
     nearest = fx * BASELINE / FARTHEST
     depth = fx * BASELINE / torch.where(known, disparity, torch.ones_like(disparity)).clamp_min(nearest)

@@ -68,7 +68,14 @@ def _raw(root: Path) -> list[FrameFile]:
     for row in csv.DictReader(io.StringIO(read_utf8(root / SPLIT))):
         if row.get("included_in_public_release") != "True" or row.get("split_partition_name") != "test":
             continue
-        scene, camera, number = row["scene_name"], row["camera_name"], int(row["frame_id"])
+        try:
+            scene, camera, number = row["scene_name"], row["camera_name"], int(row["frame_id"])
+        except (KeyError, TypeError, ValueError) as exc:
+            raise InputError(
+                "lacks 'scene_name' or 'camera_name', or holds a 'frame_id' that is no number",
+                path=root / SPLIT,
+                remedy="use the official split table",
+            ) from exc
         images = root / scene / "images"
         picture = images / f"scene_{camera}_final_preview" / f"frame.{number:04d}.tonemap.jpg"
         depth = images / f"scene_{camera}_geometry_hdf5" / f"frame.{number:04d}.depth_meters.hdf5"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder, usable_K
 from relief3d.io.depth import read_depth
 from relief3d.io.names import natural_key
 from relief3d.io.whole_file import read_utf8
@@ -73,4 +73,4 @@ def _intrinsics(path: Path) -> Tensor:
         raise InputError(f"holds {len(values)} numbers, expected 9", path=path)
     K = torch.tensor(values, dtype=torch.float64).reshape(3, 3)
     K[:2, 2] += 0.5
-    return K
+    return usable_K(K, path)
