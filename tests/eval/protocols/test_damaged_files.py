@@ -102,7 +102,7 @@ def test_spring_arrays(tmp_path: Path) -> None:
             frame.load_depth()
     for values in (np.array(["a"]), np.full((8, 12), "a"), np.zeros((0, 12)), np.zeros((8, 12, 3))):
         np.save(array, values)
-        with pytest.raises(InputError, match="disp1_left_0001.*numbers"):
+        with pytest.raises(InputError, match=r"disp1_left_0001.*numbers"):
             frame.load_depth()
     for line in ("nan 100 3 2", "0 100 3 2", "100 -1 3 2"):
         table.write_text(line)
