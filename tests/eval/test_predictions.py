@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from relief3d.core.contract import Mesh, PointCloud
 from relief3d.core.errors import InputError
-from relief3d.eval.predictions import fingerprint, prediction_files, read_answer, write_answer
+from relief3d.eval.predictions import fingerprint, kept_key, prediction_files, read_answer, write_answer
 from relief3d.eval.protocols.base import Answer
 from relief3d.io.ply import write_ply
 
@@ -80,3 +81,23 @@ def test_the_fingerprint_sees_names_and_contents(tmp_path: Path) -> None:
     one = fingerprint(prediction_files(tmp_path, "a"))
     np.save(tmp_path / "a.npy", np.ones((2, 2), np.float32) * 2)
     assert fingerprint(prediction_files(tmp_path, "a")) != one
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.bool, torch.float16, torch.bfloat16, torch.uint16])
+def test_other_kinds_of_numbers_become_floating_point(tmp_path: Path, kind: torch.dtype) -> None:
+    save_file({"depth": torch.ones(1, 2, 2).to(kind)}, str(tmp_path / "a.safetensors"))
+    depth = read_answer(tmp_path, "a").tensors["depth"]
+    assert depth.dtype == torch.float32 and bool((depth == 1).all())
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    save_file({"depth": torch.ones(1, 2, 2, dtype=torch.complex64)}, str(tmp_path / "a.safetensors"))
+    with pytest.raises(InputError, match="complex"):
+        read_answer(tmp_path, "a")
+
+
+def test_a_new_answer_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
+    write_answer(tmp_path, "s", Answer({"depth": torch.ones(1, 2, 2)}, facts={"note": 1}), "one")
+    assert kept_key(tmp_path, "s") == "one"
+    write_answer(tmp_path, "s", Answer({"depth": torch.ones(1, 2, 2)}))
+    assert not read_answer(tmp_path, "s").facts and kept_key(tmp_path, "s") is None

@@ -13,6 +13,7 @@ from corpora.toy_protocol import NAMES, SIZE, ToyProtocol, times
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Answer, Query, Sample, Truth
 from relief3d.eval.runner import RunOptions, choose_samples, run_protocol
+from relief3d.eval.twins.rendered import query_scene
 
 
 def values(outcome: object) -> list[float]:
@@ -64,6 +65,7 @@ def test_a_changed_prediction_or_other_data_is_measured_again(tmp_path: Path) ->
     options = RunOptions(panels=0)
     run_protocol(toy, toy.twin("smoke"), cache=tmp_path, oracle=times(1.1), options=options)
     answers = tmp_path / "answers"
+    run_protocol(toy, toy.twin("smoke"), cache=tmp_path, predictions=answers, options=options)
     save_file({"depth": torch.full((1, *SIZE), 2.0)}, str(answers / "a/0.safetensors"))
     toy.measured.clear()
     outcome = run_protocol(toy, toy.twin("smoke"), cache=tmp_path, predictions=answers, options=options)
@@ -74,6 +76,89 @@ def test_a_changed_prediction_or_other_data_is_measured_again(tmp_path: Path) ->
         toy, toy.twin("smoke"), cache=tmp_path, predictions=answers, options=options, data_key="other"
     )
     assert sorted(toy.measured) == sorted(NAMES)
+
+
+def test_answers_of_another_model_seed_or_picture_are_not_used(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def run(factor: float, seed: int = 0, name: str = "m", protocol: ToyProtocol | None = None) -> float:
+        toy = protocol or ToyProtocol()
+        asked.clear()
+
+        def model(query: Query) -> Answer:
+            asked.append(query.name)
+            return Answer({"depth": torch.full((1, *SIZE), factor + 100 * query.seed)})
+
+        options = RunOptions(panels=0, seed=seed, model_name=name)
+        return values(run_protocol(toy, toy.twin("smoke"), cache=tmp_path, model=model, options=options))[0]
+
+    assert run(1.5) == pytest.approx(50.0) and len(asked) == 4
+    assert run(1.7) == pytest.approx(50.0) and not asked
+    assert run(1.7, name="other") == pytest.approx(70.0) and len(asked) == 4
+    assert run(1.7, seed=1, name="other") == pytest.approx(10070.0) and len(asked) == 4
+
+    class OtherFrames(ToyProtocol):
+        version = 2  # other frames, as after a changed rule of sampling
+
+        def _query(self, name: str) -> Query:
+            images = torch.full((1, 3, *SIZE), 9, dtype=torch.uint8)
+            return Query(name, "mono_depth", ("depth",), query_scene(images))
+
+    class OtherMetric(ToyProtocol):
+        version = 3
+
+    assert run(1.2, seed=1, name="other", protocol=OtherMetric()) == pytest.approx(10070.0) and not asked
+    assert run(1.2, protocol=OtherFrames()) == pytest.approx(20.0) and len(asked) == 4
+
+
+def test_a_half_written_answer_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def both(query: Query, truth: Truth) -> Answer:
+        return Answer({"depth": truth.need("depth") * 1.1}, facts={"note": 1})
+
+    toy = ToyProtocol()
+
+    def killed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relief3d.eval.predictions.save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_protocol(toy, toy.twin("smoke"), cache=tmp_path, oracle=both)
+    assert (tmp_path / "answers/a/0.json").is_file()
+    outcome = run_protocol(toy, toy.twin("smoke"), cache=tmp_path, oracle=both)
+    assert values(outcome) == pytest.approx([10.0] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["../b/0", "/tmp/b/0", "b//0", "", "b/..", "b\\0"])
+def test_names_of_samples_stay_below_the_folder_of_answers(name: str) -> None:
+    sample = Sample(name, "b", ToyProtocol().twin("smoke")[0].load_query, Truth)
+    with pytest.raises(InputError, match="not a relative path"):
+        choose_samples([sample], None)
+
+
+@pytest.mark.parametrize("name", ["living room/ü 1", "日本/0", "a.b"])
+def test_unusual_names_work(tmp_path: Path, name: str) -> None:
+    toy = ToyProtocol()
+
+    def query() -> Query:
+        return Query(name, "mono_depth", ("depth",), query_scene(torch.zeros(1, 3, *SIZE, dtype=torch.uint8)))
+
+    samples = choose_samples(
+        [Sample(name, name[0], query, lambda: Truth({"depth": torch.ones(1, *SIZE)}))], None
+    )
+    outcome = run_protocol(toy, samples, cache=tmp_path, oracle=times(1.1))
+    assert values(outcome) == pytest.approx([10.0], rel=1e-6)
+
+
+def test_poses_that_are_not_rigid_are_refused(tmp_path: Path) -> None:
+    # Relative rotations of mirrored cameras are perfect, so the numbers would not show it.
+    toy = ToyProtocol()
+
+    def mirrored(query: Query, truth: Truth) -> Answer:
+        return Answer({"depth": truth.need("depth"), "world_from_cam": -torch.eye(4)[None]})
+
+    with pytest.raises(InputError, match=r"a/0: the predicted pose of view 0"):
+        run_protocol(toy, toy.twin("smoke"), cache=tmp_path, oracle=mirrored)
 
 
 def test_a_damaged_kept_measurement_is_computed_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 ``PREDICTIONS/<sample>.safetensors`` holds the tensors, ``<sample>.ply`` the surface, ``<sample>.json`` the facts; any
 of them may be absent. Foreign predictions may also be ``<sample>.npz`` or, for depth alone, ``<sample>.npy``,
 ``<sample>.png`` (16-bit millimetres) or ``<sample>.exr``, or a folder ``<sample>/`` with one such file per frame.
+Answers that a run keeps also have ``<sample>.key``, written last: what the model was shown.
 """
 
 from __future__ import annotations
@@ -20,15 +21,19 @@ from torch import Tensor
 from relief3d.core.contract import Mesh
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Answer
-from relief3d.io.atomic import atomic_path
+from relief3d.io.atomic import atomic_path, write_text
 from relief3d.io.depth import read_depth, read_npz
 from relief3d.io.glb import read_glb
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.io.names import natural_key
 from relief3d.io.ply import read_ply, write_ply
+from relief3d.io.rigid import rigid_from_file
 
 _DEPTH = (".npy", ".png", ".exr", ".pfm", ".tif", ".tiff")
 _ALL = (".safetensors", ".npz", ".ply", ".glb", ".json", *_DEPTH)
+
+_POSE_TOLERANCE = 1e-2
+"""Networks give rotations with the rounding of half precision."""
 
 
 def prediction_files(folder: Path, sample: str) -> list[Path]:
@@ -52,10 +57,26 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def write_answer(folder: Path, sample: str, answer: Answer) -> None:
-    """Write one answer; every file appears complete or not at all, the tensors last."""
+def kept_key(folder: Path, sample: str) -> str | None:
+    """The key with which :func:`write_answer` kept the answer; None without one, or when it was interrupted."""
+    path = _key_file(folder, sample)
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+
+def write_answer(folder: Path, sample: str, answer: Answer, key: str | None = None) -> None:
+    """Write one answer in place of an older one; every file appears complete or not at all, the key last.
+
+    Args:
+        folder: of the answers.
+        sample: name.
+        answer: what to write.
+        key: see :func:`kept_key`.
+    """
     base = folder / sample
     base.parent.mkdir(parents=True, exist_ok=True)
+    _key_file(folder, sample).unlink(missing_ok=True)
+    for ending in (".ply", ".json", ".safetensors"):  # an older answer may have had more parts
+        base.with_name(base.name + ending).unlink(missing_ok=True)
     if answer.mesh is not None:
         write_ply(base.with_name(base.name + ".ply"), answer.mesh)
     if answer.facts or not answer.tensors:
@@ -64,13 +85,23 @@ def write_answer(folder: Path, sample: str, answer: Answer) -> None:
         tensors = {k: v.detach().cpu().contiguous().clone() for k, v in answer.tensors.items()}
         with atomic_path(base.with_name(base.name + ".safetensors")) as temporary:
             save_file(tensors, str(temporary))
+    if key is not None:
+        write_text(_key_file(folder, sample), key)
+
+
+def _key_file(folder: Path, sample: str) -> Path:
+    base = folder / sample
+    return base.with_name(base.name + ".key")
 
 
 def read_answer(folder: Path, sample: str) -> Answer:
     """Read one answer.
 
+    Tensors come back as floating-point numbers of at least single precision: half precision and whole numbers are
+    converted, because metrics sum them.
+
     Raises:
-        InputError: nothing is there, or a file cannot be read.
+        InputError: nothing is there, a file cannot be read, or holds complex numbers.
     """
     files = prediction_files(folder, sample)
     if not files:
@@ -86,9 +117,9 @@ def read_answer(folder: Path, sample: str) -> Answer:
     for path in files:
         ending = path.suffix.lower()
         if ending == ".safetensors":
-            tensors |= _read_safetensors(path)
+            tensors |= _real(_read_safetensors(path), path)
         elif ending == ".npz":
-            tensors |= {k: torch.from_numpy(v.copy()) for k, v in read_npz(path).items()}
+            tensors |= _real({k: torch.from_numpy(v.copy()) for k, v in read_npz(path).items()}, path)
         elif ending == ".ply":
             read = read_ply(path)
             # A surface that came out empty is an answer, which protocols count as such.
@@ -107,8 +138,35 @@ def read_answer(folder: Path, sample: str) -> Answer:
     return Answer(tensors, mesh, facts)
 
 
+def check_poses(answer: Answer) -> None:
+    """Refuse ``world_from_cam`` (N, 4, 4) that are no rigid transforms; poses that are not finite pass as failed ones.
+
+    Relative rotations of mirrored or scaled matrices can look perfect.
+
+    Raises:
+        InputError: names the first such pose.
+    """
+    poses = answer.tensors.get("world_from_cam")
+    if poses is None or poses.ndim != 3 or poses.shape[1:] != (4, 4):
+        return
+    for i, pose in enumerate(poses.detach().cpu()):
+        if bool(torch.isfinite(pose).all()):
+            try:
+                rigid_from_file(pose, tolerance=_POSE_TOLERANCE)
+            except ValueError as exc:
+                raise InputError(f"the predicted pose of view {i} {exc}") from exc
+
+
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
         return load_file(str(path))
     except (SafetensorError, OSError, ValueError) as exc:
         raise InputError(f"is not a readable safetensors file ({exc})", path=path) from exc
+
+
+def _real(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    complex_ = [name for name, value in tensors.items() if value.is_complex()]
+    if complex_:
+        raise InputError(f"'{complex_[0]}' holds complex numbers", path=path, remedy="save real numbers")
+    kept = (torch.float32, torch.float64)
+    return {k: v if v.dtype in kept else v.to(torch.float32) for k, v in tensors.items()}

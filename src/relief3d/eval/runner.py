@@ -18,10 +18,18 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError, ReliefError
 from relief3d.core.progress import Progress, SilentProgress, stage
+from relief3d.eval.identity import check_names, query_key
 from relief3d.eval.measurements import read_measurement, write_measurement
 from relief3d.eval.metrics.depth_errors import unit_hint
 from relief3d.eval.panels import task_panels
-from relief3d.eval.predictions import fingerprint, prediction_files, read_answer, write_answer
+from relief3d.eval.predictions import (
+    check_poses,
+    fingerprint,
+    kept_key,
+    prediction_files,
+    read_answer,
+    write_answer,
+)
 from relief3d.eval.protocols.base import Answer, Measurement, Model, Protocol, Query, Sample, Truth
 
 Oracle = Callable[[Query, Truth], Answer]
@@ -38,12 +46,16 @@ class RunOptions:
         panels: most samples to draw, spread evenly; 0 for none.
         again: ignore kept answers of the model and kept measurements.
         allow_missing: predictions that are absent are left out instead of refused.
+        seed: added to the seed that the protocol gives to the model.
+        model_name: who answers; answers of another name are not used.
     """
 
     workers: int = 1
     panels: int = 4
     again: bool = False
     allow_missing: bool = False
+    seed: int = 0
+    model_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,11 +83,12 @@ def choose_samples(samples: Sequence[Sample], subset: str | None) -> list[Sample
     """A part of the samples: a whole number takes that many groups spread evenly, anything else is a name pattern.
 
     Raises:
-        InputError: nothing is left, or two samples share a name.
+        InputError: nothing is left, two samples share a name, or a name cannot be that of a file.
     """
     names = [s.name for s in samples]
     if len(set(names)) != len(names):
         raise InputError("two samples have the same name")
+    check_names(samples)
     if not samples:
         raise InputError("the data set holds no samples")
     if subset is None:
@@ -136,6 +149,7 @@ def run_protocol(
     Exactly one of ``model``, ``oracle`` and ``predictions`` says where answers come from. A model's answers are kept
     below ``cache/answers`` and used again, also after an interruption; measurements are kept below
     ``cache/measurements`` and used again while the prediction, the protocol's version and the data stay the same.
+    Before an answer is measured anew it must be one to the very same query (:func:`query_key`).
 
     Args:
         protocol: the rules.
@@ -235,45 +249,60 @@ class _Job:
     @torch.no_grad()
     def _one(self, sample: Sample, missing: str | None) -> _Done:
         # Whatever is loaded is loaded once, and dropped with this sample.
-        load_query, load_truth = functools.cache(sample.load_query), functools.cache(sample.load_truth)
+        load_query, load_truth = functools.cache(self._seeded(sample)), functools.cache(sample.load_truth)
         sample = dataclasses.replace(sample, load_query=load_query, load_truth=load_truth)
         if missing is not None:
             return self._failure(sample, missing)
         answers = self.predictions if self.predictions is not None else self.cache / "answers"
-        if self.predictions is None:
+        kept = self._kept(answers, sample.name)
+        if self.predictions is None and kept is None:
             reason = self._answer(sample, answers)
             if reason is not None:
                 return self._failure(sample, reason)
-        files = prediction_files(answers, sample.name)
-        stamp = hashlib.sha256(
-            json.dumps(
-                [self.protocol.name, self.protocol.version, self.data_key, fingerprint(files)]
-            ).encode()
-        ).hexdigest()
-        kept = (
-            None if self.options.again else read_measurement(self.cache / "measurements", sample.name, stamp)
-        )
         if kept is not None and sample.name not in self.drawn:
             return _Done(sample.name, kept, None)
         query, truth = sample.load_query(), sample.load_truth()
         answer = read_answer(answers, sample.name)
         if kept is None:
             try:
+                check_poses(answer)
                 kept = self.protocol.measure(query, truth, answer)
             except InputError as exc:
                 raise self._explained(exc, sample, truth, answer) from exc
             if kept.name != sample.name or kept.group != sample.group:
                 raise RuntimeError(f"{self.protocol.name} measured '{kept.name}' as '{sample.name}'")
-            write_measurement(self.cache / "measurements", kept, stamp)
+            write_measurement(self.cache / "measurements", kept, self._stamp(answers, sample.name))
         hint = _unit_hint(truth, answer) if self.protocol.task in METRIC_TASKS else None
         return _Done(sample.name, kept, None, self._panels(sample, query, truth, answer), hint)
 
-    def _answer(self, sample: Sample, answers: Path) -> str | None:
-        """Make and keep the answer unless there is one; the reason when the model failed."""
-        if prediction_files(answers, sample.name) and not self.options.again:
+    def _seeded(self, sample: Sample) -> Callable[[], Query]:
+        def load() -> Query:
+            query = sample.load_query()
+            return dataclasses.replace(query, seed=query.seed + self.options.seed)
+
+        return load
+
+    def _stamp(self, answers: Path, name: str) -> str:
+        """What a measurement depends on."""
+        parts = [self.protocol.name, self.protocol.version, self.data_key]
+        ran = [self.options.model_name, self.options.seed, kept_key(answers, name)]
+        own = [] if self.predictions is not None else ran
+        content = [*parts, *own, fingerprint(prediction_files(answers, name))]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def _kept(self, answers: Path, name: str) -> Measurement | None:
+        if self.options.again or (self.predictions is None and kept_key(answers, name) is None):
             return None
+        return read_measurement(self.cache / "measurements", name, self._stamp(answers, name))
+
+    def _answer(self, sample: Sample, answers: Path) -> str | None:
+        """Make and keep the answer unless there is one to this query; the reason when the model failed."""
         try:
             query = sample.load_query()  # making a prompt may fail too, for example with too few points
+            rules = f"{self.protocol.version} {self.data_key}" if self.oracle is not None else ""
+            key = query_key(query, self.options.model_name, rules)
+            if not self.options.again and kept_key(answers, sample.name) == key:
+                return None
             if self.oracle is not None:
                 answer = self.oracle(query, sample.load_truth())
             else:
@@ -281,7 +310,7 @@ class _Job:
                 answer = self.model(query)
         except ReliefError as exc:
             return str(exc)
-        write_answer(answers, sample.name, answer)
+        write_answer(answers, sample.name, answer, key)
         return None
 
     def _failure(self, sample: Sample, reason: str) -> _Done:

@@ -51,7 +51,9 @@ def evaluate(
     chosen = choose_samples(samples, config.subset)
     label = config.name or (model.name if model else Path(str(config.predictions)).resolve().name)
     data_key = hashlib.sha256(described[1].encode()).hexdigest()[:12]
-    cache = config.cache / protocol.name / _file_name(label) / data_key
+    # Answers belong to the model, whatever it is called in the table.
+    owner = _file_name(label) if model is None else model.name
+    cache = config.cache / protocol.name / owner / data_key
     outcome = _run(protocol, chosen, model, config, cache, data_key, progress)
     data = described[0] + ("" if config.subset is None else f", subset {config.subset}")
     result = make_result(
@@ -140,7 +142,14 @@ def _run(
         model=answering,
         oracle=None if model is None else model.oracle,
         predictions=config.predictions,
-        options=RunOptions(workers, config.panels, config.again, config.allow_missing),
+        options=RunOptions(
+            workers,
+            config.panels,
+            config.again,
+            config.allow_missing,
+            seed=config.seed,
+            model_name="" if model is None else model.name,
+        ),
         progress=progress,
         data_key=data_key,
     )
@@ -158,6 +167,10 @@ def repeat_command(protocol: str, config: EvaluateConfig) -> str:
         parts += ["--subset", config.subset]
     if config.data is None:
         parts += ["--budget", config.budget]
+    if config.name is not None:
+        parts += ["--name", config.name]
+    if config.allow_missing:
+        parts.append("--allow-missing")
     return shlex.join([*parts, "--seed", str(config.seed)])
 
 
