@@ -39,6 +39,23 @@ def test_the_limit_itself_does_not_count_but_can() -> None:
     assert mean_relative_accuracy(3, 4, inclusive=True) == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("predicted", "truth", "strict", "inclusive"),
+    [
+        (0.9, 1.0, 0.8, 0.9),
+        (1.45, 1.0, 0.1, 0.2),
+        (3.3, 3.0, 0.8, 0.9),
+        (21, 20, 0.9, 1.0),
+        (0.7, 1.0, 0.4, 0.5),
+    ],
+)
+def test_limits_are_met_exactly_by_decimal_answers(
+    predicted: float, truth: float, strict: float, inclusive: float
+) -> None:
+    assert mean_relative_accuracy(predicted, truth) == pytest.approx(strict)
+    assert mean_relative_accuracy(predicted, truth, inclusive=True) == pytest.approx(inclusive)
+
+
 @given(st.floats(0.01, 1e4), st.floats(0.01, 1e4), st.floats(0.1, 10))
 def test_mean_relative_accuracy_is_a_brute_force_count_and_ignores_the_unit(
     p: float, g: float, k: float

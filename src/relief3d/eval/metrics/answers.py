@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 from relief3d.core.errors import InputError
 
@@ -36,9 +37,10 @@ def mean_relative_accuracy(predicted: float, truth: float, *, inclusive: bool = 
         raise InputError(f"the true number must be positive, got {truth:g}")
     if not math.isfinite(predicted):
         return 0.0
-    error = abs(predicted - truth) / truth
-    # 1 - theta as a fraction of whole numbers, so that 0.5 is exactly one half and 0.3 the nearest double to it.
-    limits = [(50 - 5 * i) / 100 for i in range(MRA_STEPS)]
+    # Answers are decimal texts: 0.9 for 1.0 is wrong by exactly 10 %, which binary fractions would miss.
+    p, y = Fraction(repr(float(predicted))), Fraction(repr(float(truth)))
+    error = abs(p - y) / y
+    limits = [Fraction(50 - 5 * i, 100) for i in range(MRA_STEPS)]
     hits = sum(error <= limit if inclusive else error < limit for limit in limits)
     return hits / MRA_STEPS
 

@@ -153,6 +153,7 @@ class VsiBench(Protocol):
     """Mean relative accuracy of numbers, accuracy of choices, per type; the mean of the eight types."""
 
     name = "vsi_bench"
+    version = 2
     title = "VSI-Bench: eight kinds of questions about rooms in videos"
     source = "MetricAnything Tab 11; metric_depth 9.9, 10.6"
     task = "records"
