@@ -20,6 +20,7 @@ from relief3d.eval.protocols.prompted.readers_radar import (
     radar_points,
     radar_prompt,
     read_radar,
+    within_reach,
 )
 from relief3d.eval.protocols.registry import find_protocol
 from relief3d.pipelines.evaluate.baselines import best_constant, prompt_nearest
@@ -237,6 +238,18 @@ def test_twin_prompts_are_few_and_better_than_a_constant() -> None:
         constant.append(protocol.measure(query, truth, best_constant(query, truth)))
         nearest.append(protocol.measure(query, truth, prompt_nearest(query)))
     assert protocol.summarise(nearest)["mae_80"] < 0.8 * protocol.summarise(constant)["mae_80"]
+
+
+def test_twin_has_truth_in_every_range() -> None:
+    samples = find_protocol("nuscenes_radar").twin("smoke")
+    depth = torch.cat([s.load_truth().tensors["depth"].flatten() for s in samples])
+    for low, high in ((0, 50), (50, 70), (70, 80)):
+        assert bool(((depth > low) & (depth <= high)).any()), low
+
+
+def test_returns_at_the_reach_do_not_count() -> None:
+    kept = within_reach(torch.tensor([[0.0, 79.99, 80.0, 80.01]]))
+    assert torch.equal(kept, torch.tensor([[0.0, 79.99, 0.0, 0.0]]))
 
 
 def test_published_rows() -> None:
