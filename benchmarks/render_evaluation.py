@@ -17,7 +17,7 @@ from typing import Any
 from relief3d.eval.protocols.registry import load_protocols
 from relief3d.eval.published.registry import load_tables
 from relief3d.eval.results import EvaluationResult, read_result
-from relief3d.eval.tables import MISSING, format_number, markdown_page
+from relief3d.eval.tables import MISSING, format_number, format_published, markdown_page
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "evaluation"
@@ -148,7 +148,7 @@ def published_page() -> str:
         "Rendered by `python benchmarks/render_evaluation.py`.",
     ]
     for key, t in load_tables().items():
-        rows = [[r.method, *(format_number(r.values.get(c)) for c in t.columns)] for r in t.rows]
+        rows = [[r.method, *(format_published(r.values.get(c)) for c in t.columns)] for r in t.rows]
         parts += [f"## {key}: {t.title}", table(["method", *t.columns], rows)]
         if t.note:
             parts.append(f"Note: {t.note}")

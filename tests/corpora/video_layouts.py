@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from relief3d.core.contract import View
 from relief3d.eval.protocols.base import Answer, Query, Sample, Truth
 from relief3d.eval.protocols.views.video_depth_rules import VideoDepthProtocol
 
@@ -110,3 +111,8 @@ def frame_values(sample: Sample) -> list[int]:
     assert scene is not None
     pictures = [view.load_image() for view in scene.views]
     return [int((p.float() * (1 if p.dtype == torch.uint8 else 255)).mean().round()) for p in pictures]
+
+
+def byte(view: View, row: int, column: int) -> int:
+    """The red value of a pixel of a picture, 0 to 255, as it was stored."""
+    return round(float(view.load_image()[0, row, column]) * 255)

@@ -100,7 +100,7 @@ def test_translation_is_the_weighted_median() -> None:
 
 def test_far_pixels_are_dropped() -> None:
     depth = torch.linspace(1, 2, 200).double().reshape(10, 20)
-    depth[0, 0], depth[9, 19], depth[9, 18] = 0.0, 1500.0, 900.0
+    depth[0, 0], depth[9, 19], depth[9, 18] = 0.0, 1020.0, 1005.0  # 1.01 at 1 %, 1.05 at 5 %, 1 at 0 %
     mask = depth > 0
     limit = 1000 * np.quantile(depth[mask].numpy(), 0.01)
     kept = drop_far_depth(depth, mask)

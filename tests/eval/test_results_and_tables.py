@@ -17,7 +17,7 @@ from relief3d.eval.published.table import published_table
 from relief3d.eval.results import EvaluationResult, make_result, read_result, write_result
 from relief3d.eval.runner import run_protocol
 from relief3d.eval.statistics import bootstrap
-from relief3d.eval.tables import format_number, html_page, markdown_page, markdown_table
+from relief3d.eval.tables import format_number, format_published, html_page, markdown_page, markdown_table
 
 
 def measured(*pairs: tuple[str, float]) -> list[Measurement]:
@@ -150,6 +150,12 @@ def test_html_escapes_and_embeds(tmp_path: Path) -> None:
 )
 def test_numbers_are_short(value: float | None, text: str) -> None:
     assert format_number(value) == text
+
+
+@pytest.mark.parametrize("text", ["94.795", "87.285", "0.101", "1234.567", "0.00002"])
+def test_published_figures_keep_their_digits(text: str) -> None:
+    assert float(format_published(float(text))) == float(text)
+    assert format_published(None) == "–"
 
 
 def test_published_tables_are_parsed_strictly() -> None:

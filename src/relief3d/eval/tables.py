@@ -26,6 +26,11 @@ def format_number(value: float | None) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
+def format_published(value: float | None) -> str:
+    """A published figure with all digits it was printed with (but for zeros at its end)."""
+    return MISSING if value is None else f"{value:.12g}"
+
+
 def heading(column: Column) -> str:
     """Label with unit and the better direction."""
     unit = f" {column.unit}" if column.unit else ""
@@ -50,7 +55,7 @@ def table_rows(protocol: Protocol, results: Sequence[EvaluationResult]) -> list[
         rows.append(cells)
     for row in protocol.published():
         rows.append(
-            [row.method, row.source, *(format_number(row.values.get(c.key)) for c in protocol.columns)]
+            [row.method, row.source, *(format_published(row.values.get(c.key)) for c in protocol.columns)]
         )
     return rows
 

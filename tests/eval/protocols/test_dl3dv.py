@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from corpora.evaluation import measure_samples, truthful
+from corpora.video_layouts import byte
 from relief3d.core.contract import Distortion
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.views.dl3dv import PROTOCOLS
@@ -70,7 +71,7 @@ def test_frames_cameras_and_depth(tmp_path):
     start = choose_contiguous(8)("aaa", 10)[0]
     numbers = [start + 1 + i for i in range(8)]
     assert [v.name for v in query.scene.views] == [f"frame_{i:05d}.png" for i in numbers]
-    assert [int(v.image[0, 0, 0]) for v in query.scene.views] == numbers
+    assert [byte(v, 0, 0) for v in query.scene.views] == numbers
     # Intrinsics of the small picture; nerfstudio counts pixel centres at +0.5 already.
     expected = torch.tensor([[10.0, 0, 6.0], [0, 11.0, 4.25], [0, 0, 1]], dtype=torch.float64)
     for view, i, pose, depth in zip(

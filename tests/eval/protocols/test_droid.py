@@ -84,3 +84,9 @@ def test_missing_parts_are_named(droid):
         info.write_text("{}")
     with pytest.raises(InputError, match="of a wrist camera"):
         PROTOCOL.open(droid)
+
+
+def test_fewer_videos_are_not_the_benchmark(droid):
+    samples = PROTOCOL.open(droid)
+    assert PROTOCOL.deviation(droid, samples) == f"{len(samples)} of 200 videos"
+    assert PROTOCOL.deviation(droid, samples * 200) is None

@@ -9,8 +9,11 @@ import torch
 from corpora.video_layouts import check_video_rules, depth_map, frame_values, write_picture, write_png16
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.registry import find_protocol
+from relief3d.eval.tables import markdown_table
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import invert_rigid
+from relief3d.pipelines.evaluate.config import EvaluateConfig
+from relief3d.pipelines.evaluate.run import evaluate
 
 DEPTH, CAMERAS = find_protocol("hoi4d"), find_protocol("hoi4d_cameras")
 FRAMES = {"ZY1/H1/C1": 25, "ZY2/H1/C3": 41}
@@ -49,6 +52,21 @@ def test_depth_in_stored_units_of_every_tenth_frame(hoi4d):
 
 def test_own_mask_has_no_limit_and_no_clip(hoi4d):
     check_video_rules(DEPTH, DEPTH.open(hoi4d), None, None, [(7000.0, None), (None, 7000.0)])
+
+
+def test_all_sequences_are_not_the_published_choice(hoi4d, tmp_path):
+    def comparable() -> tuple[bool, str]:
+        config = EvaluateConfig(
+            model="constant", data=hoi4d, out=tmp_path / "out", cache=tmp_path / "cache", panels=0
+        )
+        result = evaluate("hoi4d", config)
+        return result.comparable, markdown_table(DEPTH, [result])
+
+    fair, table = comparable()
+    assert not fair and "not the published choice of sequences (no test_50.csv), not comparable" in table
+    (hoi4d / "test_50.csv").write_text("Annotation Path,has_prior_depth\nZY2/H1/C3,True\n")
+    fair, table = comparable()
+    assert fair and "| constant | ours |" in table
 
 
 def test_the_list_of_test_sequences_is_followed(hoi4d):

@@ -72,3 +72,10 @@ def test_other_layouts_are_refused(tmp_path):
     (tmp_path / "val_selection_cropped/image_gathered").mkdir(parents=True)
     with pytest.raises(InputError, match="holds no drives"):
         PROTOCOL.open(tmp_path)
+
+
+def test_the_sparse_selection_is_not_the_benchmark(gathered, tmp_path_factory):
+    assert PROTOCOL.deviation(gathered, PROTOCOL.open(gathered)) is None
+    plain = tmp_path_factory.mktemp("plain")
+    (plain / "image").mkdir()
+    assert "sparse selection" in PROTOCOL.deviation(plain, [])

@@ -111,3 +111,9 @@ def test_published_rows():
     }
     dropping = next(r for r in find_protocol("omnivideo").published() if r.method.endswith("dropping"))
     assert dropping.values["abs_rel_scale_shift"] == 0.111 and dropping.source == "SelfEvo, Table 12"
+
+
+def test_doubtful_figures_are_marked_beside_the_table():
+    for name, number in (("omnigeo", 7), ("omnivideo", 13), ("omnivideo_cameras", 13)):
+        notes = find_protocol(name).notes
+        assert any(n.startswith(f"SelfEvo, Table {number}: Doubtful") for n in notes)

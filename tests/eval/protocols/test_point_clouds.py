@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from corpora.evaluation import measure_samples, truthful
+from corpora.video_layouts import byte
 from relief3d.core.errors import InputError
 from relief3d.eval.metrics.points import score_point_maps
 from relief3d.eval.protocols.base import Answer
@@ -126,7 +127,7 @@ def test_sevenscenes_layout(tmp_path):
     samples = SEVENSCENES.open(tmp_path)
     assert [(s.name, s.group) for s in samples] == [("chess/seq-03", "chess"), ("fire/seq-04", "fire")]
     query, truth = samples[0].load_query(), samples[0].load_truth().tensors
-    assert [int(v.image[0, 0, 0]) for v in query.scene.views] == [0, 50, 100]
+    assert [byte(v, 0, 0) for v in query.scene.views] == [0, 50, 100]
     assert truth["depth"][:, 9, 9].tolist() == pytest.approx([1.0, 1.1, 1.2])
     assert truth["world_from_cam"][:, 2, 3].tolist() == pytest.approx([0.0, 0.1, 0.2])
     check_truth(truth, SEVENSCENES_K)
@@ -169,7 +170,7 @@ def test_nrgbd_layout(tmp_path):
     query, truth = one.load_query(), one.load_truth().tensors
     # Frame 1 has no pose; three are left, of which every one is taken.
     assert [v.name for v in query.scene.views] == ["img0.png", "img2.png", "img3.png"]
-    assert [int(v.image[0, 0, 0]) for v in query.scene.views] == [0, 100, 150]
+    assert [byte(v, 0, 0) for v in query.scene.views] == [0, 100, 150]
     assert truth["depth"][:, 9, 9].tolist() == pytest.approx([2.0, 2.2, 2.3])
     # OpenGL cameras of the file look along -z: in front of the identity is negative z of the world.
     assert torch.equal(truth["world_from_cam"][0, :3, :3], torch.diag(torch.tensor([1.0, -1, -1])).double())

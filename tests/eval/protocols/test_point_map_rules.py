@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from corpora.evaluation import measure_samples, truthful
@@ -116,6 +117,20 @@ def test_pictures_are_filtered_before_they_shrink() -> None:
     warp = make_warp(focal, big, (20, 30))
     error = warp_image(gradient, warp)[0].double() - warp.source[..., 0] * 1.4
     assert error.abs()[2:-2, 2:-2].max() < 2.5
+
+
+def test_pictures_shrink_by_lanczos() -> None:
+    big, focal = (120, 180), intrinsics(150.0, 150.0, 90.0, 60.0)
+    noise = np.random.default_rng(0).integers(0, 256, (*big, 3), dtype=np.uint8)
+    warp = make_warp(focal, big, (20, 30))
+    assert warp.step == (20, 30)  # nothing but a change of size
+    warped = warp_image(torch.from_numpy(noise).permute(2, 0, 1), warp).permute(1, 2, 0).numpy().astype(int)
+    picture = Image.fromarray(noise)
+    lanczos, bilinear = (
+        np.asarray(picture.resize((30, 20), kind)).astype(int)
+        for kind in (Image.Resampling.LANCZOS, Image.Resampling.BILINEAR)
+    )
+    assert np.abs(warped - lanczos).max() <= 1 and np.abs(warped - bilinear).max() > 5
 
 
 def test_a_field_of_view_that_no_plane_holds_is_refused() -> None:

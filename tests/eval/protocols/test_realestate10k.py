@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from corpora.video_layouts import byte
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Answer
 from relief3d.eval.protocols.views.camera_rules import CameraSequence
@@ -45,7 +46,7 @@ def write_sequence(
 
 
 def shown(query) -> list[int]:
-    return [round(int(v.image[0, 4, 8]) / 10) for v in query.scene.views]
+    return [round(byte(v, 4, 8) / 10) for v in query.scene.views]
 
 
 def test_random_frames_and_poses(tmp_path):
@@ -150,3 +151,11 @@ def test_what_is_missing_is_named(tmp_path):
 def test_published_rows():
     rows = {r.method: r.values for r in PROTOCOL.published()}
     assert rows["VGGT"] == {"auc_5": 38.597, "auc_15": 66.404, "auc_30": 78.833}
+
+
+def test_without_the_index_file_frames_are_not_the_published_ones(tmp_path):
+    write_sequence(tmp_path, "aa", 12)
+    samples = PROTOCOL.open(tmp_path)
+    assert "other sequences and frames" in PROTOCOL.deviation(tmp_path, samples)
+    (tmp_path / INDEX_FILE).write_text('{"aa": [1, 3]}')
+    assert PROTOCOL.deviation(tmp_path, samples) is None

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from corpora.evaluation import measure_samples, truthful
+from corpora.video_layouts import byte
 from relief3d.core.errors import InputError
 from relief3d.eval.metrics.camera_conventions import auc_unit_bins, pi3_pair_errors
 from relief3d.eval.metrics.depth_alignment import fit_alignment
@@ -152,7 +153,7 @@ def test_exported_layout(tmp_path):
     assert numbers == sorted(numbers)
     assert torch.allclose(truth["world_from_cam"][:, 0, 3], torch.tensor(numbers).double() * 0.1)
     for view, number, depth in zip(query.scene.views, numbers, truth["depth"]):
-        assert view.image.shape == (3, 8, 12) and abs(int(view.image[0, 4, 6]) - 15 * number) < 6
+        assert view.load_image().shape == (3, 8, 12) and abs(byte(view, 4, 6) - 15 * number) < 6
         assert view.camera.K is None
         assert float(depth[3, 3]) == pytest.approx(1.5 + 0.001 * number) and depth[0, 0] == 0
     assert truth["K"][0, :2, 2].tolist() == [6.0, 4.0]  # centres at integers in the file

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from corpora.video_layouts import byte
 from relief3d.core.contract import Camera, Mesh, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.views.nview_rules import choose_contiguous
@@ -74,7 +75,7 @@ def test_frames_cameras_and_rendered_depth(tmp_path):
         query.scene.views, numbers, truth["world_from_cam"], truth["depth"]
     ):
         assert torch.allclose(view.camera.K, expected)
-        assert abs(int(view.image[0, 2, 2]) - 20 * i) < 5
+        assert abs(byte(view, 2, 2) - 20 * i) < 5
         assert torch.allclose(world_from_cam, pose(i), atol=1e-9)
         assert torch.allclose(depth, torch.full_like(depth, PLANE_Z - 0.2 * i), atol=1e-5)
     on_plane = truth["world_points"][..., 2]

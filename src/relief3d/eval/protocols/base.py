@@ -170,6 +170,10 @@ class Column:
     better: Literal["lower", "higher"] | None = "lower"
 
 
+Deviation = Callable[[Path, Sequence[Sample]], "str | None"]
+"""See :meth:`Protocol.deviation`."""
+
+
 class Protocol(abc.ABC):
     """A benchmark: how samples are chosen, shown and measured.
 
@@ -203,6 +207,15 @@ class Protocol(abc.ABC):
         Raises:
             InputError: the folder does not have the public layout; says what is missing.
         """
+
+    def deviation(self, data: Path, samples: Sequence[Sample]) -> str | None:
+        """What makes this copy of the data set another one than the published rows were measured on, if anything.
+
+        Args:
+            data: its folder.
+            samples: as :meth:`open` gave them.
+        """
+        return None
 
     @abc.abstractmethod
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:

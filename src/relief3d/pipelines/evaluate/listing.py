@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.registry import load_protocols
 from relief3d.eval.published.registry import load_tables
-from relief3d.eval.tables import MISSING, format_number, heading
+from relief3d.eval.tables import MISSING, format_published, heading
 from relief3d.pipelines.evaluate.models import MODELS
 
 
@@ -41,7 +41,7 @@ def _describe(protocol: Protocol) -> list[str]:
     rows = protocol.published()
     shown = [c for c in protocol.columns if not rows or any(c.key in r.values for r in rows)]
     head = ["published", *(heading(c) for c in shown)]
-    body = [[r.method, *(format_number(r.values.get(c.key)) for c in shown)] for r in rows]
+    body = [[r.method, *(format_published(r.values.get(c.key)) for c in shown)] for r in rows]
     return lines + [f"  {line}" for line in _aligned([head, *(body or [["none", *[MISSING] * len(shown)]])])]
 
 

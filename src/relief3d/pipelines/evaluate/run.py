@@ -55,13 +55,15 @@ def evaluate(
     owner = _file_name(label) if model is None else model.name
     cache = config.cache / protocol.name / owner / data_key
     outcome = _run(protocol, chosen, model, config, cache, data_key, progress)
+    deviation = None if config.data is None else protocol.deviation(config.data, samples)
     data = described[0] + ("" if config.subset is None else f", subset {config.subset}")
+    data += "" if deviation is None else f", {deviation}"
     result = make_result(
         protocol,
         outcome.measurements,
         model=label,
         data=data,
-        comparable=config.data is not None and config.subset is None,
+        comparable=config.data is not None and config.subset is None and deviation is None,
         oracle=model is not None and model.oracle is not None,
         failed=outcome.failed,
         left_out=outcome.left_out,

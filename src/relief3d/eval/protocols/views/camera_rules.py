@@ -25,7 +25,17 @@ from relief3d.eval.metrics.camera_conventions import (
     pi3_pair_errors,
     worst_angles,
 )
-from relief3d.eval.protocols.base import Answer, Budget, Column, Measurement, Protocol, Query, Sample, Truth
+from relief3d.eval.protocols.base import (
+    Answer,
+    Budget,
+    Column,
+    Deviation,
+    Measurement,
+    Protocol,
+    Query,
+    Sample,
+    Truth,
+)
 from relief3d.eval.protocols.metric.frames import load_rgb8
 from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.rendered import Clip, ClipPlan, clip_cache, query_scene
@@ -127,6 +137,7 @@ class CameraProtocol(Protocol):
         thresholds: whole degrees of the AUC, RRA and RTA columns.
         rows: published figures, keyed by our columns (``auc_5``, ``rra_5``, ``rta_5`` ..., percent).
         twin: the procedural stand-in.
+        deviation: see :meth:`Protocol.deviation`.
         min_baseline: pairs whose true centres are closer than this (unit of the data set) are left out; None
             counts all pairs (the default of the papers; 0.7 is an option of their code).
     """
@@ -146,13 +157,14 @@ class CameraProtocol(Protocol):
         layout: str = "",
         notes: Sequence[str] = (),
         version: int = 1,
+        deviation: Deviation | None = None,
         min_baseline: float | None = None,
     ) -> None:
         self.name, self.title, self.source, self.layout = name, title, source, layout
         self.version, self.notes = version, (*_NOTES, *notes)
         self.thresholds, self.min_baseline = tuple(thresholds), min_baseline
         self._reader, self._choose, self._rows = reader, choose, tuple(rows)
-        self._twin = twin or CameraTwin()
+        self._twin, self._deviation = twin or CameraTwin(), deviation
         self.columns = tuple(
             Column(f"{key}_{t}", f"{label}@{t}", "%", "higher")
             for key, label in (("auc", "AUC"), ("rra", "RRA"), ("rta", "RTA"))
@@ -162,6 +174,10 @@ class CameraProtocol(Protocol):
     def open(self, data: Path) -> list[Sample]:
         """One sample per sequence; see :class:`Protocol`."""
         return self._samples(self._reader(data))
+
+    def deviation(self, data: Path, samples: Sequence[Sample]) -> str | None:
+        """As the benchmark says; see :class:`Protocol`."""
+        return None if self._deviation is None else self._deviation(data, samples)
 
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:
         """Clips of procedural worlds through the same chooser."""

@@ -17,6 +17,7 @@ from relief3d.eval.protocols.views.frame_folders import (
     paired_frames,
     scaled_depth,
 )
+from relief3d.eval.protocols.views.sequence_files import fewer_than
 from relief3d.eval.protocols.views.video_depth_rules import (
     PAPER_COLUMNS,
     DepthTwin,
@@ -118,6 +119,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
             *TABLE_5.select({key: f"droid.{key}" for key in PAPER_COLUMNS}),
         ),
         twin=DepthTwin(family="objects", path="handheld", moving=2, frames={"smoke": 22, "mini": 80}),
+        deviation=fewer_than(SEQUENCES, "videos"),
         layout=(
             f"{_DEPTHS}/omniworld_droid_*/{_PROCESSED}/<...>/<scene>/\n"
             f"  meta_info.json (wrist_cam_serial), {_STEREO}/<camera>/<frame>.png (10/65535 m)\n"
@@ -128,6 +130,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
             "The layout and the draw of 200 videos (sorted names, Python's generator, seed 42) were confirmed against "
             "SelfEvo's published evaluation code; the same 200 come out only when the same archives are unpacked.",
             "Depth is FoundationStereo's estimate, not a measurement.",
+            f"{TABLE_4.rows[0].source}: {TABLE_4.note}",
             "Table 4 trains on DROID, Table 5 on OmniWorld-Game.",
         ),
     ),

@@ -28,6 +28,7 @@ from relief3d.eval.protocols.views.frame_folders import (
     scaled_depth,
 )
 from relief3d.eval.protocols.views.omniworld import rigid_stack
+from relief3d.eval.protocols.views.sequence_files import without_file
 from relief3d.eval.protocols.views.video_depth_rules import (
     PAPER_COLUMNS,
     DepthTwin,
@@ -151,6 +152,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         rules=VideoDepthRules(choose=about_every_tenth),
         rows=TABLE_5.select({key: f"hoi4d.{key}" for key in PAPER_COLUMNS}),
         twin=DepthTwin(family="room", path="handheld", moving=3, frames={"smoke": 22, "mini": 80}),
+        deviation=without_file(_LIST, "not the published choice of sequences"),
         layout=_LAYOUT,
         notes=(
             "The layout was confirmed against SelfEvo's published evaluation code.",
@@ -165,6 +167,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         reader=read_hoi4d_cameras,
         choose=choose_sparse,
         twin=CameraTwin(family="room", path="handheld", moving=3, frames={"smoke": 22, "mini": 80}),
+        deviation=without_file(_LIST, "not the published choice of sequences"),
         layout=_LAYOUT,
         notes=(
             "The camera reader of the papers is not published: that 'extrinsics' are world-to-camera with OpenCV axes, "

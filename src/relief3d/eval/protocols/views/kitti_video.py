@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.base import Protocol
+from relief3d.eval.protocols.base import Protocol, Sample
 from relief3d.eval.protocols.metric.frames import need_folder
 from relief3d.eval.protocols.views.frame_folders import (
     PICTURE_ENDINGS,
@@ -36,11 +37,7 @@ def read_kitti_videos(root: Path) -> list[DepthVideo]:
     Raises:
         InputError: the layout is another, or depth maps are missing.
     """
-    base = need_folder(
-        root,
-        ("depth_selection/val_selection_cropped", "val_selection_cropped", f"{_PICTURES}/..", "image/.."),
-        "KITTI's depth selection",
-    )
+    base = _base(root)
     read = scaled_depth(_SCALE)
     if (base / _PICTURES).is_dir():
         folders = sorted((p for p in (base / _PICTURES).iterdir() if p.is_dir()), key=lambda p: p.name)
@@ -69,6 +66,22 @@ def _gathered(pictures: Path, depths: Path) -> DepthVideo:
     return folder_video(pictures.name, pairs, scaled_depth(_SCALE))
 
 
+def _sparse(data: Path, samples: Sequence[Sample]) -> str | None:
+    if (_base(data) / _PICTURES).is_dir():
+        return None
+    return "the sparse selection instead of the gathered frames"
+
+
+def _base(root: Path) -> Path:
+    choices = (
+        "depth_selection/val_selection_cropped",
+        "val_selection_cropped",
+        f"{_PICTURES}/..",
+        "image/..",
+    )
+    return need_folder(root, choices, "KITTI's depth selection")
+
+
 PROTOCOLS: tuple[Protocol, ...] = (
     VideoDepthProtocol(
         name="kitti_video",
@@ -77,6 +90,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         reader=read_kitti_videos,
         rules=VideoDepthRules(),
         twin=DepthTwin(family="street", path="drive", moving=2),
+        deviation=_sparse,
         layout=(
             "[depth_selection/]val_selection_cropped/\n"
             "  image_gathered/<drive>_02/<frame>.png with groundtruth_depth_gathered/<drive>_02/<frame>.png, or\n"

@@ -26,7 +26,17 @@ from relief3d.eval.metrics.points import (
     relative_error,
     view_mean,
 )
-from relief3d.eval.protocols.base import Answer, Budget, Column, Measurement, Protocol, Query, Sample, Truth
+from relief3d.eval.protocols.base import (
+    Answer,
+    Budget,
+    Column,
+    Deviation,
+    Measurement,
+    Protocol,
+    Query,
+    Sample,
+    Truth,
+)
 from relief3d.eval.protocols.views.camera_rules import CameraTwin
 from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.rendered import Clip, ClipPlan, clip_cache, query_scene
@@ -192,6 +202,7 @@ class NViewProtocol(Protocol):
         tau: threshold of the ratio of norms (1.10 in Reliev3R, 1.03 in map-anything's release).
         auc_degrees: of the AUC (30 in Reliev3R, 5 in map-anything's release).
         metric: the truth is in metres; adds the error of the scale.
+        deviation: see :meth:`Protocol.deviation`.
     """
 
     task = "views"
@@ -211,12 +222,13 @@ class NViewProtocol(Protocol):
         layout: str = "",
         notes: Sequence[str] = (),
         version: int = 1,
+        deviation: Deviation | None = None,
     ) -> None:
         self.name, self.title, self.source, self.layout, self.version = name, title, source, layout, version
         self.notes = (*_NOTES, *notes)
         self.tau, self.auc_degrees, self.metric = tau, auc_degrees, metric
         self._reader, self._choose, self._rows = reader, choose, tuple(rows)
-        self._twin = twin or CameraTwin()
+        self._twin, self._deviation = twin or CameraTwin(), deviation
         columns = [
             Column("pm_rel", "PM rel"),
             Column("pm_tau", f"PM tau {tau:g}", better="higher"),
@@ -231,6 +243,10 @@ class NViewProtocol(Protocol):
     def open(self, data: Path) -> list[Sample]:
         """One sample per sequence; see :class:`Protocol`."""
         return [self._sample(sequence) for sequence in self._reader(data)]
+
+    def deviation(self, data: Path, samples: Sequence[Sample]) -> str | None:
+        """As the benchmark says; see :class:`Protocol`."""
+        return None if self._deviation is None else self._deviation(data, samples)
 
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:
         """Clips of procedural worlds through the same chooser."""

@@ -137,6 +137,11 @@ _TABLE_NOTE = (
 )
 
 
+def _doubts(tables: Sequence[PublishedTable]) -> tuple[str, ...]:
+    """What a reader must know about the rows of tables that are shown beside ours."""
+    return tuple(f"{table.rows[0].source}: {table.note}" for table in tables if table.note and table.rows)
+
+
 def _depth_protocol(part: str, title: str, ablations: Sequence[PublishedTable], twin: DepthTwin) -> Protocol:
     return VideoDepthProtocol(
         name=part,
@@ -147,7 +152,7 @@ def _depth_protocol(part: str, title: str, ablations: Sequence[PublishedTable], 
         rows=ablation_rows(ablations, {key: key for key in PAPER_COLUMNS}),
         twin=twin,
         layout=_LAYOUT.format(folder=PARTS[part]),
-        notes=(_LAYOUT_NOTE, _TABLE_NOTE),
+        notes=(_LAYOUT_NOTE, _TABLE_NOTE, *_doubts(ablations)),
     )
 
 
@@ -165,7 +170,7 @@ def _camera_protocol(
         rows=(*main, *ablation_rows(ablations, {key: key for key in ("auc_15", "auc_30")})),
         twin=twin,
         layout=_LAYOUT.format(folder=PARTS[part]),
-        notes=(_LAYOUT_NOTE,),
+        notes=(_LAYOUT_NOTE, *_doubts(ablations)),
     )
 
 

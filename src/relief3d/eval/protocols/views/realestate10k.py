@@ -21,7 +21,7 @@ from relief3d.eval.protocols.views.camera_rules import (
     CameraTwin,
     read_pictures,
 )
-from relief3d.eval.protocols.views.sequence_files import PICTURES, one_of
+from relief3d.eval.protocols.views.sequence_files import PICTURES, one_of, without_file
 from relief3d.eval.published import selfevo
 from relief3d.geometry.transforms import invert_rigid
 from relief3d.io.json_file import read_json_object
@@ -200,6 +200,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         thresholds=(5, 15, 30),
         rows=selfevo.TABLE_2.select({key: f"realestate10k.{key}" for key in ("auc_5", "auc_15", "auc_30")}),
         twin=CameraTwin(family="room", path="walk", frames={"smoke": 12, "mini": 30}),
+        deviation=without_file(INDEX_FILE, "other sequences and frames"),
         layout=(
             "RealEstate10K: {metadata/test, test or .}/SEQUENCE.txt and SEQUENCE/images/0000.png, ... (line of the "
             "text file, from 0) or {SEQUENCE, frames/test/SEQUENCE or test/SEQUENCE}/TIMESTAMP.png; "

@@ -14,7 +14,7 @@ from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.views.camera_rules import CameraTwin, read_pictures
 from relief3d.eval.protocols.views.nview_rules import NViewProtocol, PosedSequence, choose_contiguous
-from relief3d.eval.protocols.views.sequence_files import depth_maps, folders_with
+from relief3d.eval.protocols.views.sequence_files import depth_maps, folders_with, without_file
 from relief3d.eval.published import reliev3r
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.colmap import read_colmap_model
@@ -128,6 +128,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
         choose=choose_contiguous(8),
         rows=reliev3r.TABLE2.select({key: key for key in reliev3r.COLUMNS.split()}),
         twin=TWIN,
+        deviation=without_file(SPLIT, "not the validation split"),
         metric=True,
         layout=(
             f"ScanNet++ v2, DSLR: [data/]SCENE/{{{TRANSFORMS}, {PICTURES}/, "

@@ -10,11 +10,30 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.eval.protocols.base import Deviation, Sample
 from relief3d.eval.protocols.metric.frames import load_rgb8
 from relief3d.io.depth import read_depth
 from relief3d.io.names import natural_key
 
 PICTURES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG")
+
+
+def without_file(name: str, what: str) -> Deviation:
+    """A deviation unless the data set's folder holds the file (or folder) that makes the published choice."""
+
+    def deviation(data: Path, samples: Sequence[Sample]) -> str | None:
+        return None if (data / name).exists() else f"{what} (no {name})"
+
+    return deviation
+
+
+def fewer_than(count: int, what: str) -> Deviation:
+    """A deviation where the published rows were measured on more samples."""
+
+    def deviation(data: Path, samples: Sequence[Sample]) -> str | None:
+        return None if len(samples) >= count else f"{len(samples)} of {count} {what}"
+
+    return deviation
 
 
 def folders_with(root: Path, inside: str, what: str) -> list[Path]:

@@ -23,7 +23,17 @@ from relief3d.eval.metrics.depth_alignment import (
     aligned_pixel_errors,
     masked_parts,
 )
-from relief3d.eval.protocols.base import Answer, Budget, Column, Measurement, Protocol, Query, Sample, Truth
+from relief3d.eval.protocols.base import (
+    Answer,
+    Budget,
+    Column,
+    Deviation,
+    Measurement,
+    Protocol,
+    Query,
+    Sample,
+    Truth,
+)
 from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.rendered import Clip, ClipPlan, clip_cache, query_scene
 from relief3d.worlds.config import Family
@@ -133,6 +143,7 @@ class VideoDepthProtocol(Protocol):
         rules: mask, clip, frames and alignment.
         rows: published figures, keyed by our columns.
         twin: the procedural stand-in.
+        deviation: see :meth:`Protocol.deviation`.
     """
 
     task = "video_depth"
@@ -149,11 +160,13 @@ class VideoDepthProtocol(Protocol):
         layout: str = "",
         notes: Sequence[str] = (),
         version: int = 1,
+        deviation: Deviation | None = None,
     ) -> None:
         self.name, self.title, self.source, self.layout = name, title, source, layout
         self.version, self.rules = version, rules
         self.notes = (*_rule_notes(rules), *notes)
         self._reader, self._rows, self._twin = reader, tuple(rows), twin or DepthTwin()
+        self._deviation = deviation
         self.columns = tuple(
             column
             for key, label in ALIGNMENTS
@@ -166,6 +179,10 @@ class VideoDepthProtocol(Protocol):
     def open(self, data: Path) -> list[Sample]:
         """One sample per video; see :class:`Protocol`."""
         return [self._sample(video) for video in self._reader(data)]
+
+    def deviation(self, data: Path, samples: Sequence[Sample]) -> str | None:
+        """As the benchmark says; see :class:`Protocol`."""
+        return None if self._deviation is None else self._deviation(data, samples)
 
     def twin(self, budget: Budget, seed: int = 0) -> list[Sample]:
         """Clips of procedural worlds through the same choice of frames, mask and alignment."""
