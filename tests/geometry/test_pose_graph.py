@@ -84,7 +84,7 @@ def test_a_wrong_loop_is_down_weighted() -> None:
     naive = solve_pose_graph(start, edges, measured, huber=1e9)
     clean = solve_pose_graph(start, good, measured[:-1])
     assert float(robust.weights[-1]) < min(0.05, 0.5 * float(robust.weights[:-1].min()))
-    assert path_error(robust.poses, truth) < 0.2 * path_error(naive.poses, truth)
+    assert path_error(robust.poses, truth) < 0.3 * path_error(naive.poses, truth)
     assert path_error(robust.poses, truth) < path_error(clean.poses, truth) + 0.1
 
 
