@@ -80,12 +80,13 @@ def test_a_wrong_loop_is_down_weighted() -> None:
     measured = measure(truth, edges, 0.002)
     measured[-1] = measured[-1] @ sim3_exp(torch.tensor([4.0, -3, 2, 0.5, 0.5, 0, 0.3], dtype=torch.float64))
     start = chain_poses(measured[:19])
-    robust = solve_pose_graph(start, edges, measured, huber=0.02)
+    huber = solve_pose_graph(start, edges, measured, huber=0.02)
     naive = solve_pose_graph(start, edges, measured, huber=1e9)
-    clean = solve_pose_graph(start, good, measured[:-1])
-    assert float(robust.weights[-1]) < min(0.05, 0.5 * float(robust.weights[:-1].min()))
-    assert path_error(robust.poses, truth) < 0.3 * path_error(naive.poses, truth)
-    assert path_error(robust.poses, truth) < path_error(clean.poses, truth) + 0.1
+    clean = solve_pose_graph(start, good, measured[:-1], huber=0.02)
+    robust = solve_pose_graph(start, edges, measured, huber=0.02, drop_below=0.05)
+    assert float(huber.weights[-1]) < min(0.05, 0.5 * float(huber.weights[:-1].min()))
+    assert path_error(huber.poses, truth) < 0.3 * path_error(naive.poses, truth)
+    assert robust.weights[-1] == 0 and torch.allclose(robust.poses, clean.poses, atol=1e-4)
 
 
 def test_information_decides_between_contradicting_edges() -> None:
@@ -115,6 +116,6 @@ def test_refusals() -> None:
         solve_pose_graph(truth, edges, measured[:2])
     with pytest.raises(InputError, match="does not exist"):
         solve_pose_graph(truth[:3], edges, measured)
-    with pytest.raises(InputError, match="1 nodes are not connected"):
+    with pytest.raises(InputError, match="not connected"):
         solve_pose_graph(truth, torch.tensor([(k, k + 1) for k in range(4)]), measured[:4])
     assert solve_pose_graph(truth[:1], edges[:0], measured[:0]).iterations == 0

@@ -25,7 +25,7 @@ class PoseGraphResult:
     Attributes:
         poses: (N, 4, 4) float64, the first as given.
         residuals: (E,) length of the remaining error of every edge, after whitening.
-        weights: (E,) Huber weights in (0, 1]; small ones mark edges that do not fit.
+        weights: (E,) Huber weights in (0, 1], 0 for edges left out; small ones mark edges that do not fit.
         iterations: accepted and rejected steps together.
         cost: final robust cost.
     """
@@ -46,6 +46,7 @@ def solve_pose_graph(
     huber: float = 1.0,
     iterations: int = 30,
     tolerance: float = 1e-9,
+    drop_below: float = 0.0,
 ) -> PoseGraphResult:
     """Refine similarity poses.
 
@@ -57,6 +58,8 @@ def solve_pose_graph(
         huber: whitened residual length from which an edge counts linearly.
         iterations: most steps.
         tolerance: stops when the cost falls by less than this share.
+        drop_below: edges whose weight ends below this are left out (weight 0) and the rest is solved again, as long as
+            every node stays connected: Huber's kernel alone never quite lets go of a wrong loop.
 
     Raises:
         InputError: shapes do not fit, indices out of range, nodes that no edge reaches, or too many nodes.
@@ -72,7 +75,8 @@ def solve_pose_graph(
         )
     if int(edges.min()) < 0 or int(edges.max()) >= nodes:
         raise InputError("an edge names a node that does not exist")
-    _check_connected(nodes, edges)
+    if not _connected(nodes, edges):
+        raise InputError("some nodes are not connected to the first one")
     poses, measured = poses.double(), measured.double()
     scale = torch.ones(count, 7, dtype=torch.float64) if information is None else information.double()
     inverse = invert_similarity(measured)
@@ -98,7 +102,25 @@ def solve_pose_graph(
             if damping > 1e8:
                 break
     length = residual.norm(dim=-1)
-    return PoseGraphResult(poses, length, _huber_weight(length, huber), taken, cost)
+    weights = _huber_weight(length, huber)
+    kept = weights >= drop_below
+    if bool(kept.all()) or not _connected(nodes, edges[kept]):
+        return PoseGraphResult(poses, length, weights, taken, cost)
+    again = solve_pose_graph(
+        poses,
+        edges[kept],
+        measured[kept],
+        information=scale[kept],
+        huber=huber,
+        iterations=iterations,
+        tolerance=tolerance,
+    )
+    length, weights = (
+        (_residuals(again.poses, edges, inverse) * scale).norm(dim=-1),
+        torch.zeros_like(weights),
+    )
+    weights[kept] = again.weights
+    return PoseGraphResult(again.poses, length, weights, taken + again.iterations, again.cost)
 
 
 def chain_poses(relative: Tensor) -> Tensor:
@@ -159,16 +181,14 @@ def _step(
     return -torch.linalg.solve(dense, g[1:].reshape(free)).reshape(nodes - 1, 7)
 
 
-def _check_connected(nodes: int, edges: Tensor) -> None:
+def _connected(nodes: int, edges: Tensor) -> bool:
     reached = torch.zeros(nodes, dtype=torch.bool)
     reached[0] = True
-    while True:
-        i, j = edges.unbind(-1)
-        touching = reached[i] | reached[j]
+    i, j = edges.unbind(-1)
+    before = 0
+    while int(reached.sum()) > before:
         before = int(reached.sum())
+        touching = reached[i] | reached[j]
         reached[i[touching]] = True
         reached[j[touching]] = True
-        if int(reached.sum()) == before:
-            break
-    if not bool(reached.all()):
-        raise InputError(f"{int((~reached).sum())} nodes are not connected to the first one")
+    return bool(reached.all())
