@@ -96,6 +96,11 @@ def make_result(
     if not measurements:
         why = next(iter((failed or {}).values()), "there are no samples")
         raise InputError(f"nothing could be measured on {protocol.name}: {why}")
+    if all(m.weight == 0 for m in measurements):
+        raise InputError(
+            f"no valid pixels in any sample of {protocol.name}",
+            remedy="check the unit of the true depth and the range that counts",
+        )
     summary = protocol.summarise(measurements)
     wrong = {c.key for c in protocol.columns} - set(summary)
     if wrong:

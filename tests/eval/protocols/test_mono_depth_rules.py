@@ -30,6 +30,7 @@ from relief3d.eval.protocols.metric.mono_depth_rules import (
     published_mono,
     summarise_depth,
 )
+from relief3d.eval.results import make_result
 
 MODULES = (booster, middlebury, sunrgbd, nuscenes_mono, sintel_mono, eth3d_mono)
 PROTOCOLS = {p.name: p for m in MODULES for p in m.PROTOCOLS if isinstance(p, MonoDepthProtocol)}
@@ -144,6 +145,17 @@ def test_clamp_is_applied_after_the_resize() -> None:
     assert got["mae"] == pytest.approx(float((resized.clamp(1e-3, 1e3) - 2).abs().mean()))
     early = F.interpolate(torch.tensor([[[[1e-3, 1e3]]]]), size=(1, 4), mode="bilinear")[0, 0]
     assert got["mae"] != pytest.approx(float((early - 2).abs().mean()))
+
+
+def test_pictures_without_truth_in_the_range_do_not_count() -> None:
+    protocol = PROTOCOLS["sintel_mono"]
+    near, far = torch.full((2, 4), 20.0), torch.full((2, 4), 500.0)
+    some = [measure(protocol, near[None] * 1.1, near), measure(protocol, near[None], far)]
+    assert some[1].weight == 0 and not some[1].values
+    assert protocol.summarise(some) == protocol.summarise(some[:1])
+    assert protocol.summarise(some)["image_abs_rel"] == pytest.approx(0.1)
+    with pytest.raises(InputError, match="no valid pixels in any sample"):
+        make_result(protocol, some[1:], model="m", data="d", comparable=False)
 
 
 def test_unanswered_pixels_show() -> None:

@@ -291,7 +291,8 @@ class MonoDepthProtocol(Protocol):
         self.clamp, self.pooled = clamp, pooled
         how = "all pixels of the data set pooled" if pooled else "mean of pictures"
         self.notes = (
-            f"truth strictly between {limits[0]:g} and {limits[1]:g} m; no alignment of any kind",
+            f"truth strictly between {limits[0]:g} and {limits[1]:g} m; no alignment of any kind; pictures without "
+            "such truth do not count",
             "prediction resized bilinearly to the size of the truth"
             + (f", then clamped to [{clamp[0]:g}, {clamp[1]:g}] m" if clamp else ""),
             f"main columns: {how} (only Booster's script is public; the others follow it); the last columns give the "
@@ -310,11 +311,15 @@ class MonoDepthProtocol(Protocol):
         return mono_samples(self.twin_plan.shots(budget, seed, self.name))
 
     def measure(self, query: Query, truth: Truth, answer: Answer) -> Measurement:
-        """Errors of one picture; the weight is the number of pixels."""
+        """Errors of one picture; the weight is the number of pixels, 0 where all truth lies outside the range."""
         depth, valid = truth.need("depth")[0], truth.need("valid")[0]
         same_size(query, depth)
-        values = compare_depth(one_map(answer), depth, valid, self.limits, self.clamp)
-        return Measurement(query.name, str(truth.facts["group"]), values, weight=values["pixels"])
+        group, predicted = str(truth.facts["group"]), one_map(answer)
+        low, high = self.limits
+        if bool(valid.any()) and not bool((valid & (depth > low) & (depth < high)).any()):
+            return Measurement(query.name, group, {}, weight=0.0)
+        values = compare_depth(predicted, depth, valid, self.limits, self.clamp)
+        return Measurement(query.name, group, values, weight=values["pixels"])
 
     def summarise(self, measurements: Sequence[Measurement]) -> dict[str, float]:
         """See :func:`summarise_depth`."""
