@@ -69,6 +69,10 @@ def test_mean_relative_accuracy_is_a_brute_force_count_and_ignores_the_unit(
         assert mean_relative_accuracy(k * p, k * g) == pytest.approx(ours)
 
 
+def test_a_whole_number_beyond_all_floats_is_no_answer() -> None:
+    assert math.isnan(parse_number(10**400))
+
+
 def test_numbers_that_cannot_be() -> None:
     assert mean_relative_accuracy(math.nan, 3) == 0.0
     assert mean_relative_accuracy(math.inf, 3) == 0.0

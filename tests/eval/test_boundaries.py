@@ -218,3 +218,13 @@ def test_moge_variant_against_loops() -> None:
             total += t * (2 * p * r / (p + r) if p + r else 0)
             weight += t
         assert moge_boundary_f1(predicted, truth, mask, radius) == pytest.approx(total / weight, abs=1e-12)
+
+
+def test_of_equal_ratios_in_a_run_the_first_stays() -> None:
+    depth = torch.tensor([[4.0, 2.0, 1.0, 1.0], [4.0, 2.0, 1.0, 1.0]])  # ratios 2, 2, 1 towards the right
+    assert thinned_edges(depth, 1.1)["right"].tolist() == [[True, False, False]] * 2
+    assert thinned_edges(depth.T.contiguous(), 1.1)["bottom"].tolist() == [
+        [True] * 2,
+        [False] * 2,
+        [False] * 2,
+    ]

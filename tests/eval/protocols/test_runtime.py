@@ -132,6 +132,14 @@ def test_without_a_gpu_its_columns_stay_empty() -> None:
     assert measured("vga", {}) == {}  # nothing measured, nothing made up
 
 
+def test_facts_that_say_nothing_are_left_out() -> None:
+    assert measured("hd", {"seconds": [0.25], "device": None, "params": float("inf"), "native": 840}) == {
+        "cpu_hd": pytest.approx(250),
+        "native": 840,
+    }
+    assert measured("hd", {"params": float("nan"), "gflops": float("inf")}) == {}
+
+
 def test_bad_times_are_refused() -> None:
     for wrong in ([0.0], [float("nan")], "fast", [-1.0]):
         with pytest.raises(InputError, match="list of positive numbers"):

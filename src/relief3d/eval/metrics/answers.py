@@ -54,7 +54,10 @@ def parse_number(answer: object) -> float:
     if isinstance(answer, bool):
         return math.nan
     if isinstance(answer, int | float):
-        return float(answer)
+        try:
+            return float(answer)
+        except OverflowError:  # a whole number beyond all floats
+            return math.nan
     found = _NUMBER.search(answer) if isinstance(answer, str) else None
     return float(found.group()) if found else math.nan
 

@@ -95,7 +95,7 @@ class Runtime(Protocol):
             values[_column(size, answer.facts)] = 1e3 * _median(seconds, query.name)
         for key, fact in (("params", "params"), ("native", "native"), ("gflops_hd", "gflops")):
             known = answer.facts.get(fact)
-            if isinstance(known, int | float) and (key != "gflops_hd" or size == "hd"):
+            if isinstance(known, int | float) and known < math.inf and (key != "gflops_hd" or size == "hd"):
                 values[key] = float(known)
         return Measurement(query.name, size, values)
 
@@ -204,7 +204,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _column(size: str, facts: Mapping[str, Any]) -> str:
-    device = str(facts.get("device", "cpu")).split(":")[0]
+    device = str(facts.get("device") or "cpu").split(":")[0]
     if device == "cpu":
         return f"cpu_{size}"
     return f"gpu_{size}" if facts.get("tf32", True) else f"gpu_{size}_fp32"
