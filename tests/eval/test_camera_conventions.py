@@ -239,3 +239,12 @@ def test_bad_input():
         ate_rigid_mean(poses(3, 0) * math.nan, poses(3, 1))
     with pytest.raises(InputError, match="frames apart"):
         rpe_sim3(poses(3, 0), poses(3, 1), delta=5)
+
+
+def test_poses_beyond_all_numbers_are_refused():
+    poses = torch.eye(4, dtype=torch.float64).repeat(4, 1, 1)
+    poses[:, 0, 3] = torch.tensor([0.0, 1.0, 2.0, 4.0])
+    far = poses.clone()
+    far[:, :3, 3] *= 1e300
+    with pytest.raises(InputError, match="too far apart"):
+        ate_sim3_rmse(far, poses)

@@ -233,3 +233,11 @@ def test_unusable_input_is_refused():
             fit_alignment(torch.zeros(16), g.flatten(), method)
     flat = fit_alignment(torch.full((16,), 3.0), torch.arange(1.0, 17), "lad")
     assert flat == ScaleShift(1.0, 5.0)
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_a_mask_over_unknown_truth_is_refused(bad):
+    g = torch.full((1, 2, 3), 2.0)
+    g[0, 1, 1] = bad
+    with pytest.raises(InputError, match="true depth is not a positive number"):
+        aligned_depth_errors(torch.ones(1, 2, 3), g, torch.ones(1, 2, 3, dtype=torch.bool), "lad")

@@ -95,3 +95,20 @@ def test_unit_hints() -> None:
     _, g, _ = example()
     assert "millimetres" in str(unit_hint(1000 * g, g)) and "thousandth" in str(unit_hint(g / 1000, g))
     assert unit_hint(5 * g, g) is None and unit_hint(g[:0], g) is None
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_a_mask_over_unknown_truth_is_refused(bad: float) -> None:
+    p, g = torch.full((2, 3), 2.0), torch.full((2, 3), 2.0)
+    g[1, 1] = bad
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    with pytest.raises(InputError, match="true depth is not a positive number"):
+        depth_errors(p, g, mask)
+    mask[1, 1] = False
+    assert float(depth_errors(p, g, mask).abs_rel) == 0
+
+
+def test_an_empty_batch_has_no_valid_pixels() -> None:
+    nothing = torch.zeros(0, 2, 3)
+    with pytest.raises(InputError, match="no valid pixels"):
+        depth_errors(nothing, nothing, nothing.bool())

@@ -292,3 +292,9 @@ def test_score_refuses_bad_input():
         score_point_maps(true * math.nan, true, valid)
     with pytest.raises(InputError, match="do not fit"):
         score_point_maps(true[:1], true, valid)
+
+
+def test_points_beyond_all_numbers_are_refused():
+    truth = torch.rand(1, 6, 8, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    with pytest.raises(InputError, match="too far away"):
+        score_point_maps(truth * 1e300, truth, torch.ones(1, 6, 8, dtype=torch.bool))

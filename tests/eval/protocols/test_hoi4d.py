@@ -69,6 +69,21 @@ def test_all_sequences_are_not_the_published_choice(hoi4d, tmp_path):
     assert fair and "| constant | ours |" in table
 
 
+def test_results_of_other_data_or_seeds_are_not_overwritten(hoi4d, tmp_path):
+    def run(**more: object) -> list[str]:
+        config = EvaluateConfig(
+            model="constant", out=tmp_path / "out", cache=tmp_path / "cache", panels=0, **more
+        )
+        evaluate("hoi4d", config)
+        return sorted(p.name for p in (tmp_path / "out").glob("*.json"))
+
+    assert run(data=hoi4d) == ["hoi4d.constant.json"]
+    assert run(data=hoi4d) == ["hoi4d.constant.json"]
+    assert run(data=hoi4d, seed=1) == ["hoi4d.constant-2.json", "hoi4d.constant.json"]
+    assert len(run(data=hoi4d, subset="1")) == 3
+    assert (tmp_path / "out/hoi4d.md").read_text().count("| constant |") == 3
+
+
 def test_the_list_of_test_sequences_is_followed(hoi4d):
     (hoi4d / "test_50.csv").write_text("Annotation Path,has_prior_depth\nZY2/H1/C3,True\n")
     assert [s.name for s in DEPTH.open(hoi4d)] == ["ZY2/H1/C3"]

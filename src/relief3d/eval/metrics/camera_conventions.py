@@ -17,6 +17,7 @@ these conventions count it with 90 degrees, whatever was predicted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -244,4 +245,6 @@ def _trajectory(pred: Tensor, true: Tensor, with_scale: bool) -> TrajectoryError
     errors = ate(list(pred), list(true), with_scale=with_scale)
     if errors is None:
         raise InputError(f"aligning trajectories needs at least three views, got {true.shape[0]}")
+    if not math.isfinite(errors.rmse):
+        raise InputError("camera poses to align are too far apart to be measured", remedy="check their unit")
     return errors

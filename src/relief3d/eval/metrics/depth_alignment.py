@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.metrics.depth_errors import DELTA_BASE
+from relief3d.eval.metrics.depth_errors import DELTA_BASE, check_truth
 from relief3d.eval.metrics.least_absolute import fit_line
 
 DepthAlignment = Literal["metric", "median", "lstsq_scale", "scale", "scale_shift", "lstsq", "lad"]
@@ -82,7 +82,8 @@ def fit_alignment(
         learning_rate: of ``scale_shift`` (1e-4; the papers use 1e-3 for NYU).
 
     Raises:
-        InputError: shapes differ, "no valid pixels", predictions that are not finite, or an unknown name.
+        InputError: shapes differ, "no valid pixels", predictions that are not finite, truth that is not positive, or an
+            unknown name.
     """
     _check(predicted, truth)
     if method == "metric":
@@ -293,6 +294,7 @@ def _check(predicted: Tensor, truth: Tensor) -> None:
         )
     if truth.numel() == 0:
         raise InputError("no valid pixels", remedy="check the depth range, the unit and the mask")
+    check_truth(truth)
     if not math.isfinite(float(predicted.sum(dtype=torch.float64))):
         raise InputError(
             "the prediction holds values that are not numbers where the truth is known",

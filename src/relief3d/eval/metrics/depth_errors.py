@@ -75,6 +75,19 @@ def check_maps(predicted: Tensor, truth: Tensor, mask: Tensor) -> None:
         )
 
 
+def check_truth(truth: Tensor) -> None:
+    """Refuse true depths (P,) that are not positive numbers: every relative error would be meaningless.
+
+    Raises:
+        InputError: there are some.
+    """
+    if truth.numel() and not (float(truth.min()) > 0 and float(truth.max()) < float("inf")):
+        raise InputError(
+            "the mask holds pixels whose true depth is not a positive number",
+            remedy="leave pixels with unknown depth out of the mask",
+        )
+
+
 def unit_hint(predicted: Tensor, truth: Tensor) -> str | None:
     """A sentence when the median depths differ by about a thousandfold (metres against millimetres), else None."""
     if predicted.numel() == 0 or truth.numel() == 0:
@@ -97,13 +110,13 @@ def depth_errors(predicted: Tensor, truth: Tensor, mask: Tensor) -> DepthErrors:
             two); for one or two dimensions a single set.
 
     Raises:
-        InputError: shapes differ, "no valid pixels", or predictions inside the mask are not positive and finite.
+        InputError: shapes differ, "no valid pixels", or depths inside the mask are not positive and finite.
     """
     check_maps(predicted, truth, mask)
     lead = truth.shape[:-2] if truth.ndim > 2 else truth.shape[:0]
-    p, g, m = (t.reshape(lead.numel(), -1) for t in (predicted, truth, mask))
-    if not len(p):
+    if not truth.numel():
         raise InputError("no valid pixels", remedy="the batch is empty")
+    p, g, m = (t.reshape(lead.numel(), -1) for t in (predicted, truth, mask))
     # One set at a time: the few million numbers of a map stay in the processor's cache, and memory stays small.
     sets = [_errors_of_pixels(p[i][m[i]].double(), g[i][m[i]].double()) for i in range(len(p))]
     return DepthErrors(*(torch.stack(values).reshape(lead) for values in zip(*sets)))
@@ -118,6 +131,7 @@ def _errors_of_pixels(p: Tensor, g: Tensor) -> tuple[Tensor, ...]:
             "the prediction holds values that are not positive numbers where the truth is known",
             remedy="fill or clamp the prediction, or leave those pixels out of the mask on purpose",
         )
+    check_truth(g)
     quotient = p / g
     ratio = torch.maximum(quotient, g / p)
     log_error = quotient.log_()

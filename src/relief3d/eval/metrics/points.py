@@ -25,6 +25,8 @@ from relief3d.geometry.transforms import invert_rigid, transform_points
 
 NORMAL_NEIGHBOURS = 30
 """Points, itself included, from which a normal is estimated (the default of Open3D, which the papers call)."""
+_FARTHEST = 1e100
+"""Squares of larger coordinates and their sums are beyond all numbers."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +283,8 @@ def score_point_maps(
     g = truth.detach().cpu().double()[valid]
     if not bool(torch.isfinite(p).all()):
         raise InputError("the predicted points are not finite where the truth is known")
+    if float(p.abs().max()) > _FARTHEST:
+        raise InputError("the predicted points are too far away to be aligned", remedy="check their unit")
     p = umeyama(p, g).apply(p)
     p = icp(p, g, threshold=icp_threshold).apply(p)
     return compare_clouds(p, g, neighbours)

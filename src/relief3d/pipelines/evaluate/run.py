@@ -182,7 +182,7 @@ def _file_name(text: str) -> str:
 
 def _write(protocol: Protocol, result: EvaluationResult, outcome: RunOutcome, out: Path) -> None:
     """Result file, table and pictures; the table shows every result of this protocol in the folder."""
-    stem = f"{protocol.name}.{_file_name(result.model)}"
+    stem = _free_stem(out, f"{protocol.name}.{_file_name(result.model)}", result)
     write_result(out / f"{stem}.json", result)
     pictures = _write_panels(out / "panels" / stem, outcome.panels)
     others = [
@@ -193,6 +193,19 @@ def _write(protocol: Protocol, result: EvaluationResult, outcome: RunOutcome, ou
     others.sort(key=lambda r: (r.oracle, r.model))
     write_text(out / f"{protocol.name}.md", markdown_page(protocol, others))
     write_text(out / f"{protocol.name}.html", html_page(protocol, others, pictures))
+
+
+def _free_stem(out: Path, stem: str, result: EvaluationResult) -> str:
+    """``stem``, or ``stem-2`` and so on where that file holds another model's, seed's or data set's result."""
+
+    def identity(one: EvaluationResult) -> tuple[str, str, object]:
+        return one.model, one.data, one.provenance.get("seed")
+
+    name, number = stem, 1
+    while (path := out / f"{name}.json").is_file() and identity(read_result(path)) != identity(result):
+        number += 1
+        name = f"{stem}-{number}"
+    return name
 
 
 def _write_panels(folder: Path, panels: Mapping[str, Tensor]) -> dict[str, bytes]:
