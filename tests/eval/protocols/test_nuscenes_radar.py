@@ -37,13 +37,17 @@ DTYPE = np.dtype(
 )  # fmt: skip
 
 
-def write_pcd(path: Path, points: list[tuple[float, float, float]], invalid: int | None = None) -> None:
+def write_pcd(
+    path: Path, points: list[tuple[float, float, float]], invalid: int | None = None, **columns: list[int]
+) -> None:
     rows = np.zeros(len(points), DTYPE)
     for i, p in enumerate(points):
         rows["x"][i], rows["y"][i], rows["z"][i] = p
     rows["ambig_state"], rows["id"] = 3, np.arange(len(points)) * 300
     if invalid is not None:
         rows["invalid_state"][invalid] = 4
+    for name, values in columns.items():
+        rows[name] = values
     kinds = {"f": "F", "i": "I"}
     header = "\n".join(
         [
@@ -71,6 +75,10 @@ def test_pcd_reader(tmp_path: Path) -> None:
     assert fields["invalid_state"].tolist() == [0, 4]
     assert radar_points(tmp_path / "a.pcd").tolist() == [[1.5, -2.0, 0.25], [30.0, 4.0, 0.0]]
     assert radar_points(tmp_path / "a.pcd", filtered=True).tolist() == [[1.5, -2.0, 0.25]]
+    # The public development kit keeps dynamic properties 0 to 6 and unambiguous (3) returns.
+    points = [(float(i), 0.0, 0.0) for i in range(6)]
+    write_pcd(tmp_path / "b.pcd", points, dyn_prop=[0, 6, 7, 0, 0, 0], ambig_state=[3, 3, 3, 4, 2, 3])
+    assert radar_points(tmp_path / "b.pcd", filtered=True)[:, 0].tolist() == [0, 1, 5]
     write_pcd(tmp_path / "none.pcd", [])
     assert radar_points(tmp_path / "none.pcd").shape == (0, 3)
 

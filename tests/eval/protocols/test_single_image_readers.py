@@ -15,7 +15,7 @@ from relief3d.eval.protocols.metric.frames import check_same_size
 from relief3d.eval.protocols.metric.readers_eth3d import has_undistorted, read_eth3d
 from relief3d.eval.protocols.metric.readers_ibims import read_ibims
 from relief3d.eval.protocols.metric.readers_sintel import read_sintel
-from relief3d.eval.protocols.metric.readers_spring import BASELINE, FARTHEST, read_spring
+from relief3d.eval.protocols.metric.readers_spring import FARTHEST, read_spring
 
 
 def _picture(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -210,9 +210,9 @@ def test_spring(tmp_path: Path) -> None:
     assert tuple(depth.shape) == (4, 6)
     assert float(depth[0, 0]) == pytest.approx(FARTHEST)  # sky
     assert float(depth[0, 1]) == 0 and not bool(frames[0].load_valid()[0, 1])
-    assert float(depth[0, 2]) == pytest.approx(1000 * BASELINE / 13)
-    assert float(depth[2, 2]) == pytest.approx(1000 * BASELINE / 2)
-    assert float(frames[1].load_depth()[2, 2]) == pytest.approx(2000 * BASELINE / 2)
+    assert float(depth[0, 2]) == pytest.approx(1000 * 0.065 / 13)
+    assert float(depth[2, 2]) == pytest.approx(1000 * 0.065 / 2)
+    assert float(frames[1].load_depth()[2, 2]) == pytest.approx(2000 * 0.065 / 2)
     check_same_size("x", frames[0].load_image(), depth)
     (tmp_path / "train" / "0001" / "disp1_left" / "disp1_left_0001.npy").rename(
         tmp_path / "train" / "0001" / "disp1_left" / "disp1_left_0001.dsp5"
