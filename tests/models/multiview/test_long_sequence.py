@@ -1,0 +1,169 @@
+"""Long sequences with an oracle: exact truth, a random similarity per pass, and noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from relief3d.core.contract import Prediction
+from relief3d.core.errors import InputError
+from relief3d.core.seeding import derive_seed
+from relief3d.geometry.alignment import umeyama
+from relief3d.geometry.rotations import matrix_from_axis_angle
+from relief3d.geometry.transforms import make_rigid, sim3_exp, split_similarity
+from relief3d.models.multiview.long_alignment import fit_overlap, home_chunk, loop_candidates, plan_chunks
+from relief3d.models.multiview.long_sequence import LongOptions, run_long
+
+SIZE = (12, 16)
+
+
+def walk(frames: int, laps: float = 2.0) -> torch.Tensor:
+    """(N, 4, 4) cameras on laps around a block of 40 x 25 m, looking ahead."""
+    a = torch.linspace(0, 2 * math.pi * laps, frames, dtype=torch.float64)
+    centre = torch.stack([20 * a.cos(), 12.5 * a.sin(), 0.3 * (3 * a).sin()], -1)
+    heading = torch.atan2(12.5 * a.cos(), -20 * a.sin())
+    R = matrix_from_axis_angle(torch.stack([torch.zeros_like(a), torch.zeros_like(a), heading], -1))
+    axes = torch.tensor([[0.0, 0, 1], [-1, 0, 0], [0, -1, 0]], dtype=torch.float64)
+    return make_rigid(R @ axes, centre)
+
+
+class Oracle:
+    """Truth in an arbitrary similarity frame per pass, with noise on depth and poses that grows along the pass."""
+
+    def __init__(self, frames: int, noise: float = 0.003) -> None:
+        self.poses, self.noise = walk(frames), noise
+        self.K = torch.tensor([[14.0, 0, 8], [0, 14, 6], [0, 0, 1]], dtype=torch.float64)
+        self.calls: list[list[int]] = []
+        generator = torch.Generator().manual_seed(5)
+        self.depth = 3 + 5 * torch.rand(SIZE, generator=generator, dtype=torch.float64)
+
+    def load(self, numbers: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(len(numbers), 3, *SIZE)
+
+    def predict(self, images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        self.calls.append(list(numbers))
+        generator = torch.Generator().manual_seed(derive_seed(0, *numbers))
+        n = len(numbers)
+
+        def random(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+        frame = sim3_exp(torch.cat([random(3) * 3, random(3), 0.3 * random(1)]))
+        s, R, t = split_similarity(frame)
+        wobble = (random(n, 6) * self.noise * 0.3).cumsum(0)
+        own = self.poses[list(numbers)] @ make_rigid(
+            matrix_from_axis_angle(wobble[:, 3:] * 0.1), wobble[:, :3]
+        )
+        poses = own.clone()
+        poses[:, :3, :3], poses[:, :3, 3] = R @ own[:, :3, :3], s * own[:, :3, 3] @ R.T + t
+        depth = s * self.depth * (1 + self.noise * random(n, *SIZE))
+        return Prediction(
+            depth=depth[None], K=self.K.expand(1, n, 3, 3), world_from_cam=poses[None],
+            depth_confidence=torch.ones(1, n, *SIZE),
+        )  # fmt: skip
+
+
+def drift(poses: torch.Tensor, truth: torch.Tensor) -> float:
+    """Largest error of the camera centres after one similarity, over the length of the path."""
+    a, b = poses[:, :3, 3], truth[:, :3, 3]
+    length = (b[1:] - b[:-1]).norm(dim=-1).sum()
+    return float((umeyama(a, b).apply(a) - b).norm(dim=-1).max() / length)
+
+
+def test_plans_cover_every_frame_and_overlap() -> None:
+    for frames, size, overlap in ((10, 4, 2), (100, 30, 10), (7, 60, 30), (61, 60, 30), (60, 60, 1)):
+        chunks = plan_chunks(frames, size, overlap)
+        assert chunks[0].start == 0 and chunks[-1].stop == frames
+        assert all(len(c) == min(size, frames) for c in chunks)
+        assert all(a.stop - b.start >= overlap and b.start > a.start for a, b in pairwise(chunks))
+        home = home_chunk(chunks, frames)
+        assert all(f in chunks[int(home[f])] for f in range(frames))
+    for bad in ((0, 4, 2), (10, 4, 4), (10, 4, 0)):
+        with pytest.raises(InputError):
+            plan_chunks(*bad)
+
+
+def test_overlaps_are_fitted_in_spite_of_outliers() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(500, 3, generator=generator, dtype=torch.float64)
+    S = sim3_exp(torch.tensor([1.0, -2, 0.5, 0.3, -0.8, 0.2, 0.7], dtype=torch.float64))
+    s, R, t = split_similarity(S)
+    b = (a - t) @ R / s
+    b[:150] += torch.randn(150, 3, generator=generator, dtype=torch.float64)
+    ones = torch.ones(500)
+    fit = fit_overlap(a, ones, b, ones)
+    assert torch.allclose(fit.a_from_b, S, atol=0.02) and fit.points == 500
+    sure = ones.clone()
+    sure[:150] = 0.01  # the network knows: below a tenth of the median
+    exact = fit_overlap(a, sure, b, ones)
+    assert torch.allclose(exact.a_from_b, S, atol=1e-9) and exact.points == 350
+    with pytest.raises(InputError, match="only 5 usable"):
+        fit_overlap(a[:5], ones[:5], b[:5], ones[:5])
+
+
+def test_exact_chunks_give_back_the_exact_path(tmp_path: Path) -> None:
+    oracle = Oracle(90, noise=0.0)
+    out = run_long(90, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=20, overlap=8))
+    assert drift(out.world_from_cam, oracle.poses) < 1e-9
+    ratio = out.depth(50)[0] / out.depth(10)[0]
+    assert torch.allclose(ratio, torch.ones_like(ratio), atol=1e-5), "one scale for the whole sequence"
+
+
+def test_loops_keep_the_drift_below_a_percent(tmp_path: Path) -> None:
+    frames = 1200
+    oracle = Oracle(frames, noise=0.03)
+    options = LongOptions(chunk=20, overlap=6, points=200)
+    open_end = run_long(frames, oracle.load, oracle.predict, tmp_path, options=options)
+    loops = [(i, i + frames // 2) for i in range(5, frames // 2 - 5, 40)]
+    closed = run_long(frames, oracle.load, oracle.predict, tmp_path, options=options, loops=loops)
+    before, after = drift(open_end.world_from_cam, oracle.poses), drift(closed.world_from_cam, oracle.poses)
+    assert after < 0.01 and after < 0.6 * before, (before, after)
+    assert len(closed.loops) >= 10 and closed.graph is not None
+
+
+def test_a_wrong_loop_is_not_believed(tmp_path: Path) -> None:
+    oracle = Oracle(200, noise=0.001)
+    options = LongOptions(chunk=30, overlap=10)
+
+    def confused(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        out = oracle.predict(images, numbers)
+        if len(numbers) == 2 * options.loop_frames and out.depth is not None:
+            noise = torch.rand(
+                out.depth.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            )
+            return Prediction(
+                depth=out.depth * (0.3 + 2 * noise), K=out.K, world_from_cam=out.world_from_cam,
+                depth_confidence=out.depth_confidence,
+            )  # fmt: skip
+        return out
+
+    out = run_long(200, oracle.load, confused, tmp_path, options=options, loops=[(10, 150)])
+    assert out.loops == () and out.rejected == ((10, 150),)
+    with pytest.raises(InputError, match="frame 999"):
+        run_long(200, oracle.load, oracle.predict, tmp_path, options=options, loops=[(10, 999)])
+
+
+def test_interrupted_runs_continue_and_other_plans_start_again(tmp_path: Path) -> None:
+    oracle, options = Oracle(60), LongOptions(chunk=20, overlap=8)
+    run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
+    made = len(oracle.calls)
+    (tmp_path / "chunk_00002.safetensors").unlink()
+    run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
+    assert len(oracle.calls) == made + 1
+    run_long(60, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=30, overlap=8))
+    assert len(oracle.calls[made + 1 :]) == len(plan_chunks(60, 30, 8))
+
+
+def test_loop_candidates_are_alike_far_apart_and_thinned() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randn(100, 32, generator=generator)
+    features = torch.cat([places, places + 0.1 * torch.randn(100, 32, generator=generator)])
+    found = loop_candidates(features, min_gap=50, apart=10)
+    assert found and all(abs(j - i - 100) <= 1 for i, j in found)
+    assert all(abs(a[0] - b[0]) > 10 or abs(a[1] - b[1]) > 10 for a in found for b in found if a is not b)
+    assert loop_candidates(features, min_gap=150) == []
