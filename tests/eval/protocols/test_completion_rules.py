@@ -92,6 +92,17 @@ def test_absrel_is_per_picture_over_the_range_without_alignment() -> None:
     assert plain == pytest.approx(ours / 100)
 
 
+@pytest.mark.parametrize("name", ["nyu_completion", "eth3d_completion", "kitti_completion", "kitti_scaling"])
+def test_columns_mean_what_the_table_says(name: str) -> None:
+    benchmark = find_protocol(name)
+    assert isinstance(benchmark, PromptedDepth)
+    patterns = {p.key: p.pattern for p in benchmark.prompts}
+    assert patterns == {
+        "8x": "downscale_8", "16x": "downscale_16", "lidar": "LiDAR_64", "extreme": "100",
+        "lidar_8": "LiDAR_8", "lidar_16": "LiDAR_16", "lidar_32": "LiDAR_32",
+    } or (name == "kitti_scaling" and patterns == {"8x": "downscale_8"})  # fmt: skip
+
+
 def test_the_range_is_closed() -> None:
     depth = torch.full(SIZE, 5.0)
     depth[0, 0], depth[0, 1], depth[0, 2], depth[0, 3] = 1.0, 10.0, 0.999, 10.001
