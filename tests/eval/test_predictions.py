@@ -101,3 +101,10 @@ def test_a_new_answer_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
     assert kept_key(tmp_path, "s") == "one"
     write_answer(tmp_path, "s", Answer({"depth": torch.ones(1, 2, 2)}))
     assert not read_answer(tmp_path, "s").facts and kept_key(tmp_path, "s") is None
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_depth_files_may_have_any_unit(tmp_path: Path, unit: float) -> None:
+    # Video protocols align the scale, so relative depth is an answer.
+    np.save(tmp_path / "a.npy", np.full((2, 3), 2.5 * unit, np.float32))
+    assert float(read_answer(tmp_path, "a").tensors["depth"].mean()) == pytest.approx(2.5 * unit)

@@ -130,7 +130,8 @@ def read_answer(folder: Path, sample: str) -> Answer:
         elif ending == ".json":
             facts = read_json_object(path)
         else:
-            frames.append(read_depth(path).values)
+            # Many protocols are free of scale; where metres count the run gives a hint.
+            frames.append(read_depth(path, metric=False).values)
     if frames and "depth" not in tensors:
         if len({tuple(f.shape) for f in frames}) > 1:
             raise InputError("the depth maps of one sample differ in size", path=folder / sample)

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from corpora.evaluation import measure_samples, truthful
+from corpora.video_layouts import byte
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Answer, Measurement, Query, Truth
 from relief3d.eval.protocols.metric import eth3d_multiview, scannet_multiview
@@ -147,7 +148,7 @@ def test_scannet(tmp_path: Path) -> None:
     query, truth = sample.load_query(), sample.load_truth()
     assert query.scene is not None and len(query.scene) == 8
     assert query.scene.views[0].load_image().shape == (3, 480, 640)
-    assert int(query.scene.views[0].load_image()[0, 0, 0]) == 10 * key
+    assert byte(query.scene.views[0], 0, 0) == 10 * key
     assert float(truth.need("depth").unique()) == pytest.approx((1000 + key) / 1000)
     assert not query.tensors
 
