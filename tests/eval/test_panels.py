@@ -93,5 +93,14 @@ def test_the_right_pictures_for_what_was_answered() -> None:
     assert "trajectory" in task_panels(query, Truth(tensors), Answer({"world_from_cam": lost}))
 
 
+def test_coarse_surfaces_are_seen() -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+    square = Mesh(corners, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    query = Query("x", "object", ("mesh",))
+    picture = task_panels(query, Truth(mesh=square), Answer(mesh=square))["surface"]
+    drawn = (picture[:, 40:-40, 40:-40] < 250).any(0).double().mean()
+    assert float(drawn) > 0.1, "four corners alone would leave the middle white"
+
+
 def test_large_pictures_shrink() -> None:
     assert max(fit(torch.zeros(3, 1000, 300, dtype=torch.uint8)).shape) <= 480

@@ -13,7 +13,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from relief3d.core.contract import Mesh
 from relief3d.core.errors import InputError
+from relief3d.core.seeding import torch_generator
+from relief3d.eval.metrics.mesh import sample_surface
+from relief3d.eval.metrics.surface_protocols import has_surface
 from relief3d.eval.protocols.base import Answer, Query, Truth
 from relief3d.geometry.alignment import umeyama
 from relief3d.render.colormaps import confidence_colors, depth_colors, depth_limits
@@ -207,5 +211,12 @@ def task_panels(query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tens
         if est.shape == ref.shape and int(torch.isfinite(est).flatten(1).all(-1).sum()) > 1:
             out["trajectory"] = trajectory_panel(est, ref)
     if answer.mesh is not None and truth.mesh is not None and len(answer.mesh.vertices):
-        out["surface"] = cloud_panel(answer.mesh.vertices, truth.mesh.vertices)
+        out["surface"] = cloud_panel(_surface_points(answer.mesh), _surface_points(truth.mesh))
     return out
+
+
+def _surface_points(mesh: Mesh, count: int = 20_000) -> Tensor:
+    """(N, 3) points to draw, spread over the surface (a box has eight vertices); without a surface the vertices."""
+    if has_surface(mesh) and bool(torch.isfinite(mesh.vertices).all()):
+        return sample_surface(mesh, count, torch_generator(0)).points
+    return mesh.vertices

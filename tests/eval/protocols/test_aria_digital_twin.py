@@ -119,6 +119,10 @@ def test_empty_predictions_count_the_worst(samples: list) -> None:
     values = ADT.measure(query, truth, Answer()).values
     assert (values["iou3d"], values["iou2d"], values["add_s_01"], values["icp_rot"]) == (0, 0, 0, 180)
     assert values["add_s"] > 1 and values["t_rel"] == values["s_rel"] == 1
+    unknown = Truth({k: v for k, v in truth.tensors.items() if k != "K"}, truth.mesh, truth.facts)
+    assert "iou2d" not in ADT.measure(query, unknown, Answer()).values, (
+        "failures alone must not make a 2D IoU"
+    )
     failed = ADT.failure(query, truth, "crashed")
     assert failed is not None and failed.values == values
     broken = Answer({"cam_from_object": torch.full((4, 4), math.nan)}, truth.mesh)

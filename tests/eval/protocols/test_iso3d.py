@@ -63,7 +63,6 @@ def test_similarity_is_not_available_without_an_encoder_and_zero_for_nothing() -
     samples = plain.twin("smoke")
     summary = plain.summarise(measure_samples(plain, samples, truthful))
     assert math.isnan(summary["ulip"]) and math.isnan(summary["uni3d"]) and summary["answered"] == 100
-    assert not plain.published()
     with_one = plugged.summarise(measure_samples(plugged, samples, truthful))
     assert 0.5 < with_one["uni3d"] <= 1 and math.isnan(with_one["ulip"])
     query = samples[0].load_query()
@@ -71,6 +70,13 @@ def test_similarity_is_not_available_without_an_encoder_and_zero_for_nothing() -
     assert empty.values == {"answered": 0.0, "uni3d": 0.0}
     failed = plugged.failure(query, Truth(), "x")
     assert failed is not None and failed.values == empty.values
+
+
+def test_published_rows_are_the_part_of_table_2_without_shapes() -> None:
+    rows = Iso3d().published()
+    assert len(rows) == 7
+    assert (rows[0].method, rows[0].values) == ("Trellis", {"ulip": 0.1473, "uni3d": 0.3698})
+    assert rows[-1].values == {"ulip": 0.1488, "uni3d": 0.3707}
 
 
 def test_twin_shows_one_object_on_white() -> None:

@@ -28,6 +28,8 @@ from relief3d.eval.protocols.objects.shape_rules import (
     object_query,
     similarity_values,
 )
+from relief3d.eval.published.sam3d import SHAPE
+from relief3d.eval.published.table import PublishedRow
 from relief3d.eval.twins.objects import ObjectPlan, object_cache
 from relief3d.io.images import read_image
 from relief3d.io.names import natural_key
@@ -57,6 +59,8 @@ class Iso3d(Protocol):
     notes = (
         "The set has no shapes to compare with. Without the encoders of ULIP and Uni3D, which are not part of this "
         "project, nothing but the share of answers with a surface is available.",
+        "The published rows are the right-hand part of Table 2, which needs no true shape; the left-hand part is "
+        "sa3dao_shape.",
         "The specification counts 101 pictures, the card of the data set says 100.",
         "An empty prediction counts a similarity of 0. Votes on ISO3D go through preference_objects and "
         "preference_texture.",
@@ -116,6 +120,9 @@ class Iso3d(Protocol):
         summary = {c.key: mean(measurements, c.key) for c in self.columns}
         summary["answered"] *= 100
         return summary
+
+    def published(self) -> Sequence[PublishedRow]:
+        return SHAPE.select({"ulip": "ulip", "uni3d": "uni3d"})
 
 
 PROTOCOLS: tuple[Protocol, ...] = (Iso3d(),)

@@ -67,6 +67,8 @@ PREFERENCE_LAYOUT = """DATA/votes.jsonl: one JSON object per line, {"target", "l
 DATA/study.json (optional): {"subject": method whose win rate is reported, "reference": method with an Elo of 1000}.
 Predictions: <target>.json with {"winners": ["left", ...]}, one verdict per comparison in the order of the query."""
 
+_VOTE = 'give one JSON object per line: {"target", "left", "right", "winner"}'
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -108,7 +110,7 @@ def read_votes(data: Path) -> Study:
     """
     path = data / VOTES_FILE
     if not path.is_file():
-        raise InputError(f"lacks {VOTES_FILE}", path=data, remedy=PREFERENCE_LAYOUT)
+        raise InputError(f"lacks {VOTES_FILE}", path=data, remedy=_VOTE)
     votes = []
     for number, line in enumerate(read_utf8(path).splitlines(), 1):
         if line.strip():
@@ -125,12 +127,12 @@ def _vote(line: str, number: int, path: Path) -> Comparison:
     except json.JSONDecodeError as exc:
         raise InputError(f"line {number} is not valid JSON ({exc.msg})", path=path) from exc
     if not isinstance(values, dict):
-        raise InputError(f"line {number} is not a JSON object", path=path, remedy=PREFERENCE_LAYOUT)
+        raise InputError(f"line {number} is not a JSON object", path=path, remedy=_VOTE)
     record = Record(values, path, f"line {number}")
     fields = {key: record.text(key) for key in ("target", "left", "right", "winner")}
     lacking = [key for key, value in fields.items() if value is None]
     if lacking:
-        raise record.error(f"lacks {', '.join(lacking)}", PREFERENCE_LAYOUT)
+        raise record.error(f"lacks {', '.join(lacking)}", _VOTE)
     target, left, right, winner = (str(value) for value in fields.values())
     if left == right:
         raise record.error(f"compares '{left}' with itself")

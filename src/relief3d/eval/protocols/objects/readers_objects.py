@@ -45,6 +45,9 @@ LAYOUT = """DATA/[<scene>/]<object>/mask.png, mesh.glb (or mesh.ply), image.png 
   writes them (row vectors, PyTorch3D camera); optional camera.json {"K", "pixel_centre"} and points.npy (H, W, 3).
 This folder layout is our reading (no documented one could be checked): export the release into it."""
 
+SHORT_LAYOUT = """give [<scene>/]<object>/ with mask.png, mesh.glb, image.png and, for layouts, pose.json; \
+'relief3d eval sa3dao_layout --list' shows it all"""
+
 _PICTURES = ("image.png", "image.jpg", "image.jpeg", "image.webp")
 _MESHES = ("mesh.glb", "mesh.ply")
 _Y_UP_TO_Z_UP = ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0))
@@ -101,7 +104,7 @@ class ObjectFiles:
             InputError: there is none.
         """
         if self.pose is None:
-            raise InputError("lacks pose.json", path=self.mask.parent, remedy=LAYOUT)
+            raise InputError("lacks pose.json", path=self.mask.parent, remedy=SHORT_LAYOUT)
         return read_pose(self.pose)
 
     def load_points(self) -> Tensor | None:
@@ -120,10 +123,10 @@ def find_objects(data: Path, *, posed: bool) -> list[ObjectFiles]:
         InputError: no object, or one that lacks a file.
     """
     if not data.is_dir():
-        raise InputError("is not a folder", path=data, remedy=LAYOUT)
+        raise InputError("is not a folder", path=data, remedy=SHORT_LAYOUT)
     found = list(_objects(data, posed))
     if not found:
-        raise InputError("holds no object (a folder with mask.png)", path=data, remedy=LAYOUT)
+        raise InputError("holds no object (a folder with mask.png)", path=data, remedy=SHORT_LAYOUT)
     return found
 
 
@@ -138,7 +141,7 @@ def _objects(data: Path, posed: bool) -> Iterator[ObjectFiles]:
         needed = [("image.png", image), ("mesh.glb", mesh)] + ([("pose.json", pose)] if posed else [])
         lacking = [name for name, path in needed if path is None]
         if lacking or image is None or mesh is None:
-            raise InputError(f"lacks {', '.join(lacking)}", path=folder, remedy=LAYOUT)
+            raise InputError(f"lacks {', '.join(lacking)}", path=folder, remedy=SHORT_LAYOUT)
         name = folder.relative_to(data).as_posix()
         yield ObjectFiles(
             name=name if name != "." else data.name,
@@ -200,7 +203,7 @@ def read_pose(path: Path) -> Tensor:
     rotation, translation = record.numbers("rotation"), record.numbers("translation")
     scale = _scale(record)
     if rotation is None or translation is None or len(rotation) != 4 or len(translation) != 3:
-        raise record.error("needs cam_from_object, or rotation (4), translation (3) and scale", LAYOUT)
+        raise record.error("needs cam_from_object, or rotation (4), translation (3) and scale", SHORT_LAYOUT)
     return pose_from_sam3d(
         torch.tensor(rotation, dtype=torch.float64), torch.tensor(translation, dtype=torch.float64), scale
     )

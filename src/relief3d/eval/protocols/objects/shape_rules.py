@@ -123,7 +123,8 @@ class ShapeProtocol(Protocol):
         "paper's million points for F1@0.01 to be free of sampling noise (the twin takes 2000 and 100,000).",
         "CD is the plain sum of both mean distances; the appendix summaries say squared, which is the column CD (L2).",
         "Empty or broken predictions count F1 = vIoU = 0 and CD = EMD = 2 sqrt(3), never left out.",
-        "ULIP and Uni3D need encoders that are not part of this project; without them they are not available.",
+        "ULIP and Uni3D need encoders that are not part of this project; without them they are not available. Their "
+        "published figures are of ISO3D's pictures: see iso3d.",
         NOT_COMPARABLE,
     )
 

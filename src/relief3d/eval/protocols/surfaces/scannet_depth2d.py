@@ -58,11 +58,12 @@ class RenderedDepthProtocol(SurfaceProtocol):
     """Mean per frame, then over frames, then over scenes; frames without a pixel to compare are skipped and counted."""
 
     columns = COLUMNS
+    version = 2  # frames of a scene without a surface are counted as skipped
 
     def values(self, query: Query, truth: SurfaceTruth, answer: Answer) -> dict[str, float]:
         mesh = answered_mesh(answer)
         if not has_surface(mesh):
-            return self.worst()
+            return self.worst() | {"skipped": float(len(truth.views))}
         renderer = make_renderer()
         frames: list[dict[str, float]] = []
         measured = False
@@ -115,6 +116,7 @@ PROTOCOLS: tuple[Protocol, ...] = (
                 "depth below 10 m where both exist; Comp is the share of all pixels with a rendered depth.",
                 "Mean per frame, then over frames, then over scenes. Frames without a pixel to compare are skipped and "
                 "counted (NeuralRecon divides by all frames).",
+                "Faces seen from behind are looked through, as OpenGL renderers do by default: mind the winding.",
                 "The twin's mesh is a triangulation within half a millimetre of the exact surface, so its errors are "
                 "not quite 0.",
             ),
