@@ -210,6 +210,22 @@ def test_samples_of_the_validation_scenes(tmp_path: Path) -> None:
         protocol.open(nuscenes(tmp_path / "train", "scene-0001"))
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [
+        ("sample", "scene_token", ["s"]), ("sample_data", "sample_token", {}), ("ego_pose", "token", []),
+        ("sample_data", "calibrated_sensor_token", [1]), ("sample_data", "height", -1), ("scene", "name", [2]),
+        ("calibrated_sensor", "camera_intrinsic", [[-1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]),
+    ],
+)  # fmt: skip
+def test_damaged_tables_are_named(tmp_path: Path, table: str, key: str, value: Any) -> None:
+    root = nuscenes(tmp_path)
+    (path,) = root.glob(f"v1.0-*/{table}.json")
+    path.write_text(json.dumps([{**row, key: value} for row in json.loads(path.read_text())]))
+    with pytest.raises(InputError, match=r"\.json|keyframes"):
+        find_protocol("nuscenes_radar").open(root)
+
+
 def truth_of(values: list[float]) -> Truth:
     depth = torch.zeros(1, 1, 8)
     depth[0, 0, : len(values)] = torch.tensor(values)

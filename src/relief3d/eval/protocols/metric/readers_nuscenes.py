@@ -149,7 +149,7 @@ def open_nuscenes(
         raise InputError("none of the wanted scenes is in this release", path=tables / "scene.json")
     samples = {
         r.need("token"): wanted[r.need("scene_token")]
-        for r in _rows(tables / "sample.json", lambda v: v.get("scene_token") in wanted)
+        for r in _rows(tables / "sample.json", lambda v: _token(v, "scene_token") in wanted)
     }
     sensors = {r.need("token"): r.need("channel") for r in _rows(tables / "sensor.json")}
     mounts = {
@@ -160,14 +160,16 @@ def open_nuscenes(
 
     def chosen(row: Mapping[str, object]) -> bool:
         return (
-            row.get("sample_token") in samples
-            and row.get("calibrated_sensor_token") in mounts
+            _token(row, "sample_token") in samples
+            and _token(row, "calibrated_sensor_token") in mounts
             and (sweeps or bool(row.get("is_key_frame")))
         )
 
     data = list(_rows(tables / "sample_data.json", chosen))
     needed = {r.need("ego_pose_token") for r in data}
-    egos = {r.need("token"): r for r in _rows(tables / "ego_pose.json", lambda v: v.get("token") in needed)}
+    egos = {
+        r.need("token"): r for r in _rows(tables / "ego_pose.json", lambda v: _token(v, "token") in needed)
+    }
     frames: dict[str, list[SensorFrame]] = {channel: [] for channel in channels}
     for row in data:
         mount, ego = mounts[row.need("calibrated_sensor_token")], egos.get(row.need("ego_pose_token"))
@@ -310,6 +312,12 @@ class _Row(Record):
         return value
 
 
+def _token(row: Mapping[str, object], key: str) -> str | None:
+    """A text of a raw row, None for anything else: damaged tables hold values that no look-up takes."""
+    value = row.get(key)
+    return value if isinstance(value, str) else None
+
+
 def _rows(path: Path, keep: Callable[[Mapping[str, object]], bool] = lambda row: True) -> Iterator[_Row]:
     """Objects of a JSON list, one at a time, without holding the file in memory."""
     path = check_regular_file(path)
@@ -362,6 +370,8 @@ def _sensor_frame(row: _Row, mount: _Row, ego: _Row, channel: str, scene: str) -
     if time is None:
         raise row.error("'timestamp' is missing")
     if K is not None:
+        if height is not None and width is not None and min(height, width) < 0:
+            raise row.error(f"a picture of {width} x {height} pixels cannot be")
         K = usable_K(K.clone(), mount.path)
         K[:2, 2] += 0.5
     return SensorFrame(
