@@ -20,15 +20,16 @@ from relief3d.eval.protocols.base import Answer, Query, Truth
 from relief3d.eval.twins.rendered import ClipPlan, query_scene, render_clip
 
 
-def test_error_map_is_dark_where_right_and_black_where_unknown() -> None:
+def test_error_map_is_green_where_right_and_black_where_unknown() -> None:
     g = torch.full((4, 6), 2.0)
     p, valid = g.clone(), torch.ones(4, 6, dtype=torch.bool)
     p[:, 3:] = 4.0
     valid[0] = False
     picture = depth_error_map(p, g, valid).float()
     assert (picture[:, 0] == 0).all()
-    assert picture[:, 1:, 3:].mean() > picture[:, 1:, :3].mean() + 50
-    assert picture[:, 1:, :3].mean() > 0, "zero error is dark, not black"
+    right, wrong = picture[:, 1:, :3].mean((1, 2)), picture[:, 1:, 3:].mean((1, 2))
+    assert right[1] > right[0] and right[1] > 150, "green"
+    assert wrong[0] > wrong[1] + 30 and wrong.mean() < right.mean(), "dark red"
 
 
 def test_depth_panel_scales_for_display_and_resizes() -> None:

@@ -1,7 +1,7 @@
 """Pictures that show where an answer is wrong: error maps, boundaries, trajectories, point clouds.
 
-Every function returns (3, H, W) uint8. Colours of relative errors run from dark (none) to bright (``limit`` and more);
-pixels without truth are black.
+Every function returns (3, H, W) uint8. Colours of relative errors run from green (none) to dark red (``limit`` and
+more); pixels without truth are black.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def depth_error_map(predicted: Tensor, truth: Tensor, valid: Tensor, limit: floa
     known = valid & torch.isfinite(predicted)
     safe = torch.where(known, truth, torch.ones_like(truth))
     error = torch.where(known, (predicted - truth).abs() / safe, torch.zeros_like(safe))
-    return to_bytes(confidence_colors((error / limit).clamp(0, 1), known))
+    return to_bytes(confidence_colors(1 - (error / limit).clamp(0, 1), known))
 
 
 def depth_panel(image: Tensor | None, predicted: Tensor, truth: Tensor, valid: Tensor) -> Tensor:
