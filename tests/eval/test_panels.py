@@ -103,5 +103,20 @@ def test_coarse_surfaces_are_seen() -> None:
     assert float(drawn) > 0.1, "four corners alone would leave the middle white"
 
 
+def test_point_maps_are_drawn_after_a_similarity() -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.rand(2, 6, 8, 3, generator=generator)
+    query = Query("x", "views", ("world_points",))
+    truth = Truth({"world_points": points})
+    moved = task_panels(query, truth, Answer({"world_points": 3 * points + 1}))["points"]
+    wrong = task_panels(query, truth, Answer({"world_points": points.flip(0)}))["points"]
+
+    def green(picture: torch.Tensor) -> int:
+        return int(((picture[1].int() - picture[0].int()) > 40).sum())
+
+    assert green(moved) == 0 and green(wrong) > 30
+    assert "points" not in task_panels(query, truth, Answer({"world_points": points[:1]}))
+
+
 def test_large_pictures_shrink() -> None:
     assert max(fit(torch.zeros(3, 1000, 300, dtype=torch.uint8)).shape) <= 480

@@ -195,7 +195,7 @@ def _image_of(query: Query, index: int) -> Tensor | None:
 
 
 def task_panels(query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tensor]:
-    """The pictures that suit what was answered: depth of the middle frame, the trajectory, both surfaces."""
+    """The pictures that suit what was answered: depth of the middle frame, trajectory, point clouds, surfaces."""
     out: dict[str, Tensor] = {}
     if "depth" in answer.tensors and "depth" in truth.tensors:
         g, p = truth.tensors["depth"], answer.tensors["depth"]
@@ -210,9 +210,29 @@ def task_panels(query: Query, truth: Truth, answer: Answer) -> Mapping[str, Tens
         est, ref = answer.tensors["world_from_cam"], truth.tensors["world_from_cam"]
         if est.shape == ref.shape and int(torch.isfinite(est).flatten(1).all(-1).sum()) > 1:
             out["trajectory"] = trajectory_panel(est, ref)
+    if "world_points" in answer.tensors and "world_points" in truth.tensors:
+        picture = _aligned_clouds(answer.tensors["world_points"], truth)
+        if picture is not None:
+            out["points"] = picture
     if answer.mesh is not None and truth.mesh is not None and len(answer.mesh.vertices):
         out["surface"] = cloud_panel(_surface_points(answer.mesh), _surface_points(truth.mesh))
     return out
+
+
+def _aligned_clouds(predicted: Tensor, truth: Truth, most: int = 20_000) -> Tensor | None:
+    """Both point maps (N, H, W, 3) after a similarity between their pixels; None where they do not compare."""
+    true = truth.tensors["world_points"]
+    if predicted.shape != true.shape:
+        return None
+    known = torch.isfinite(predicted).all(-1) & torch.isfinite(true).all(-1)
+    if "valid" in truth.tensors and truth.tensors["valid"].shape == known.shape:
+        known &= truth.tensors["valid"].bool()
+    p, g = predicted[known].double(), true[known].double()
+    step = max(1, len(p) // most)
+    p, g = p[::step], g[::step]
+    if len(p) < 3:
+        return None
+    return cloud_panel(umeyama(p, g).apply(p), g)
 
 
 def _surface_points(mesh: Mesh, count: int = 20_000) -> Tensor:
