@@ -114,7 +114,7 @@ def test_point_maps_are_drawn_after_a_similarity() -> None:
     def green(picture: torch.Tensor) -> int:
         return int(((picture[1].int() - picture[0].int()) > 40).sum())
 
-    assert green(moved) == 0 and green(wrong) > 30
+    assert green(moved) <= 2 < 30 < green(wrong)
     assert "points" not in task_panels(query, truth, Answer({"world_points": points[:1]}))
 
 
