@@ -25,8 +25,8 @@ $(VENV)/run.stamp: pyproject.toml constraints.txt
 	$(PIP) install -q -c constraints.txt -e '.[all]'
 	@touch $@
 
-$(VENV)/dev.stamp: $(VENV)/run.stamp
-	$(PIP) install -q -c constraints.txt -e '.[all,dev]'
+$(VENV)/dev.stamp: $(VENV)/run.stamp tests/requirements.txt
+	$(PIP) install -q -c constraints.txt -e '.[all,dev]' -r tests/requirements.txt
 	@touch $@
 
 demo: $(VENV)/run.stamp

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from evo.core import metrics as evo_metrics
-from evo.core import trajectory
 
 from corpora.evaluation import measure_samples, truthful
 from relief3d.core.errors import InputError
@@ -109,6 +107,8 @@ def test_numbers_equal_a_few_lines_of_numpy(tmp_path):
     assert got["d_rel"] == pytest.approx(np.mean(drel), rel=1e-6)
     assert got["d_tau"] == pytest.approx(np.mean(dtau))
     assert got["pm_tau"] - got["pm_tau_distance"] > 0.05
+    evo_metrics = pytest.importorskip("evo.core.metrics")
+    trajectory = pytest.importorskip("evo.core.trajectory")
     reference, estimate = (trajectory.PosePath3D(poses_se3=list(poses[k])) for k in ("g", "p"))
     estimate.align(reference, correct_scale=False)
     ape = evo_metrics.APE(evo_metrics.PoseRelation.translation_part)
