@@ -7,7 +7,7 @@ SHARED ?= $(or $(RELIEF3D_SHARED),../shared)
 NODE_MODULES ?= $(CURDIR)/build/node_modules
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types unit validate stress bench format clean
+.PHONY: help demo test lint types unit validate stress bench eval format clean
 
 help:
 	@echo "make demo      install, render a procedural room, reconstruct and evaluate it"
@@ -15,6 +15,7 @@ help:
 	@echo "make validate  checks by foreign programs (glTF validator, headless Chromium)"
 	@echo "make stress    the full counts of random damage on every file format"
 	@echo "make bench     speed and memory benchmarks; writes results/foundation/"
+	@echo "make eval      every evaluation protocol on its procedural twin, with plain baselines; writes results/evaluation/"
 	@echo "make format    rewrite the code style"
 
 # torch first and through the constraints file: an unpinned torch may pull gigabytes of CUDA packages.
@@ -54,6 +55,11 @@ stress: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	RELIEF3D_SHARED="$(SHARED)" $(BIN)/python benchmarks/run_all.py
+
+# Interrupted runs continue; about an hour on two idle cores.
+eval: $(VENV)/run.stamp
+	OMP_NUM_THREADS=1 $(BIN)/relief3d eval all --budget mini
+	$(BIN)/python benchmarks/render_evaluation.py
 
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix src tests benchmarks

@@ -1,4 +1,4 @@
-"""Run every benchmark of the foundation one after the other, then render the results page.
+"""Run every benchmark one after the other, then render the results pages.
 
     python benchmarks/run_all.py [NAME ...]
 
@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 SCRIPTS = (
     "fusion", "mesh_metrics", "worlds", "reconstruct", "demo_seeds", "stereo_real", "mesh_real", "sfm_real",
-    "real_sets",
+    "real_sets", "evaluation",
 )  # fmt: skip
 
 
@@ -26,7 +26,8 @@ def main() -> None:
         sys.stdout.flush()
         if subprocess.run([sys.executable, str(HERE / f"{name}.py")], check=False).returncode:
             failed.append(name)
-    subprocess.run([sys.executable, str(HERE / "render_results.py")], check=True)
+    for page in ("render_results", "render_evaluation"):
+        subprocess.run([sys.executable, str(HERE / f"{page}.py")], check=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
