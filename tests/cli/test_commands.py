@@ -12,7 +12,7 @@ import pytest
 from corpora.commands import run, two_photos
 from relief3d.cli.main import main
 
-PROMISED = {"reconstruct", "view", "eval", "plan", "doctor", "demo"}
+PROMISED = {"reconstruct", "view", "eval", "models", "plan", "doctor", "demo"}
 ALLOWED = PROMISED | {
     "depth",
     "mesh",
@@ -23,7 +23,6 @@ ALLOWED = PROMISED | {
     "annotate",
     "repro",
     "app",
-    "models",
 }
 
 
@@ -73,3 +72,31 @@ def test_closed_pipe_is_not_an_error() -> None:
         f"{sys.executable} -m relief3d doctor | true", shell=True, capture_output=True, text=True, check=False
     )
     assert "Traceback" not in reader.stderr and reader.returncode == 0
+
+
+def test_models_are_listed_with_licence_size_and_source(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "list") == 0
+    shown = capsys.readouterr().out
+    for name in ("facebook/VGGT-1B", "yyfz233/Pi3", "yyfz233/Pi3X", "Changearthmore/SelfEvoVGGT"):
+        assert name in shown
+    assert "licence" in shown and "GB" in shown and "1257 M parameters" in shown
+    assert run("models", "info", "yyfz233/Pi3") == 0
+    assert "CC BY-NC" in capsys.readouterr().out
+
+
+def test_models_info_reads_files_and_refuses_junk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    from relief3d.models.multiview.configs import pi3_config
+    from relief3d.models.multiview.pi3 import Pi3
+
+    path = tmp_path / "w.safetensors"
+    save_file({k: v.clone() for k, v in Pi3(pi3_config("nano")).state_dict().items()}, str(path))
+    assert run("models", "info", path) == 0
+    assert "w.safetensors: pi3" in capsys.readouterr().out
+    save_file({"x": torch.zeros(2)}, str(path))
+    assert run("models", "info", path) == 2
+    assert "none of the multi-view networks" in capsys.readouterr().err
+    assert run("models", "info", "nobody/nothing") == 2 and run("models", "pull") == 2
+    assert "no published model" in capsys.readouterr().err

@@ -140,6 +140,33 @@ class EvalCommand:
 
 
 @dataclass(frozen=True)
+class ModelsCommand:
+    """Options of ``relief3d models``."""
+
+    action: tyro.conf.Positional[Literal["list", "info", "pull"]]
+    """list: published networks that can be loaded. info: one of them, or a file of weights. pull: download one."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """Name from the list, or (for info) a file of weights."""
+
+    def run(self) -> int:
+        """Show or download."""
+        from relief3d.models.multiview.loading import PUBLISHED, describe, describe_file, fetch
+
+        if self.action == "list":
+            _print("\n".join(describe(model) for model in PUBLISHED.values()))
+            return EXIT_OK
+        if not self.name:
+            raise InputError(f"'models {self.action}' needs a name", remedy="relief3d models list shows them")
+        if self.action == "pull":
+            _print(str(fetch(self.name, announce=_print)))
+        elif self.name in PUBLISHED:
+            _print(describe(PUBLISHED[self.name]))
+        else:
+            _print(describe_file(Path(self.name)))
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
 class PlanCommand:
     """Options of ``relief3d plan``."""
 

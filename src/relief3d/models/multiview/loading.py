@@ -55,7 +55,7 @@ PUBLISHED: Mapping[str, PublishedModel] = {
             1256.54, 5.03, 4.7, "Wang et al., VGGT, CVPR 2025",
         ),
         PublishedModel(
-            "facebook/VGGT-1B-Commercial", "vggt", "vggt_1B_commercial.pt", "VGGT licence, commercial use by request",
+            "facebook/VGGT-1B-Commercial", "vggt", "vggt_1B_commercial.pt", "commercial (see the repository)",
             1256.54, 5.03, 4.7, "Wang et al., VGGT, CVPR 2025",
         ),
         PublishedModel(
@@ -102,6 +102,28 @@ def describe(model: PublishedModel) -> str:
         f"download {model.download_gb:.1f} GB, {model.memory_gb:.1f} GB in memory (float32); "
         f"licence: {model.licence}; source: {model.source}"
     )
+
+
+def describe_file(path: Path) -> str:
+    """What a file of weights holds.
+
+    Raises:
+        InputError: see :func:`read_state`; or it belongs to none of the networks.
+    """
+    if not path.exists() and str(path) not in PUBLISHED:
+        _published(str(path))
+    state = read_state(path)
+    found = identify(state)
+    if found is None:
+        raise InputError(
+            "holds weights of none of the multi-view networks",
+            path=path,
+            remedy=f"known are {', '.join(ARCHITECTURES)}",
+        )
+    count = sum(v.numel() for v in state.values())
+    size = sum(v.numel() * v.element_size() for v in state.values())
+    kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}))
+    return f"{path.name}: {found}, {len(state)} tensors, {count / 1e6:.2f} M values, {size / 1e9:.2f} GB ({kinds})"
 
 
 def _to_console(text: str) -> None:
