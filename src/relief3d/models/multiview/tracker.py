@@ -133,11 +133,12 @@ def sample_map(maps: Tensor, xy: Tensor, padding: str = "border") -> Tensor:
 def flow_embedding(flow: Tensor, channels: int) -> Tensor:
     """(..., 2 * channels): interleaved sine and cosine of x, then of y, with frequencies k * 1000 / channels.
 
-    The frequencies multiply pixels, up to about 1000 radians per pixel, which makes later rounds chaotic.
+    The frequencies multiply pixels, up to about 1000 radians per pixel, which makes later rounds chaotic. The table is
+    float32 whatever the flow is, as in the published code.
     """
     step = torch.arange(0, channels, 2, device=flow.device, dtype=torch.float32) * (1000.0 / channels)
     angle = flow[..., None] * step
-    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-3)
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(-3).float().to(flow.dtype)
 
 
 def position_embedding(
