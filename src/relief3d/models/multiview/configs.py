@@ -11,6 +11,7 @@ from typing import Literal
 from relief3d.models.multiview.aggregator import AggregatorConfig
 from relief3d.models.multiview.camera_head import CameraHeadConfig
 from relief3d.models.multiview.pi3 import Pi3Config
+from relief3d.models.multiview.pi3x import Pi3XConfig
 from relief3d.models.multiview.reliev3r import Reliev3rConfig
 from relief3d.models.multiview.tracker import TrackerConfig
 from relief3d.models.multiview.vggt import VggtConfig
@@ -73,6 +74,22 @@ def pi3_config(size: Size) -> Pi3Config:
         head_depth={"nano": 2, "micro": 2, "mini": 3, "small": 5}[size],
         head_heads=vit.heads,
         camera_dim=max(32, vit.dim // 2),
+    )
+
+
+def pi3x_config(size: Size) -> Pi3XConfig:
+    """Sizes of a Pi3X; full is the released one. Small ones inject poses as often, counted in decoder blocks."""
+    if size == "full":
+        return Pi3XConfig()
+    decoder = pi3_config(size)
+    width = {"nano": 32, "micro": 32, "mini": 64, "small": 128}[size]
+    return Pi3XConfig(
+        decoder,
+        inject_after=tuple(range(1, decoder.depth, max(2, decoder.depth // 4))),
+        widths=(width, max(32, width // 2), 32),
+        metric_dim=decoder.vit.dim,
+        metric_heads=decoder.vit.heads,
+        metric_depth=decoder.head_depth,
     )
 
 
