@@ -7,6 +7,7 @@ import torch
 
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import make_rigid
+from relief3d.models.multiview.interface import Known, wrap
 from relief3d.models.multiview.pi3 import Pi3Config
 from relief3d.models.multiview.pi3x import Conditions, Pi3X, Pi3XConfig, condition_unit
 from relief3d.nn.prope import projective_attention
@@ -146,3 +147,43 @@ def test_a_network_for_pictures_only_refuses_conditions() -> None:
     assert not any(k.startswith("depth_encoder") for k in net.state_dict())
     with pytest.raises(ValueError, match="pictures only"):
         net(torch.zeros(1, 2, 3, 28, 28, device="meta"), Conditions())
+
+
+@torch.no_grad()
+def test_placeholders_of_unknown_views_are_never_read(network: Pi3X) -> None:
+    x, T = images(), poses()
+    K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).double().repeat(1, 3, 1, 1)
+    some = torch.tensor([[False, True, True]])
+    results = []
+    for hole in (0.0, torch.nan, 7.0):
+        poses_given, K_given = T.clone(), K.clone()
+        poses_given[:, 0], K_given[:, 0] = hole, hole
+        given = Conditions(K=K_given, has_rays=some, world_from_cam=poses_given, has_pose=some)
+        results.append(network(x, given).confidence)
+        assert torch.equal(condition_unit(given), (T[:, 2, :3, 3] - T[:, 1, :3, 3]).norm(dim=-1))
+    assert torch.isfinite(results[0]).all()
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    turn = matrix_from_axis_angle(torch.tensor([0.4, -0.2, 0.9]).double())
+    moved = make_rigid(turn, torch.tensor([5.0, 1, -2]).double()) @ T
+    elsewhere = network(x, Conditions(K=K, has_rays=some, world_from_cam=moved, has_pose=some)).confidence
+    assert torch.allclose(results[0], elsewhere, atol=1e-6), "the frame of the given poses must not matter"
+
+
+@torch.no_grad()
+def test_the_interface_hands_on_what_is_known_for_some_views(network: Pi3X) -> None:
+    single = Pi3X(TINY).eval()
+    single.load_state_dict(network.state_dict())
+    model, x, T = wrap(single), images().float(), poses().float()
+    K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).repeat(1, 3, 1, 1)
+    depth = 1 + torch.rand(1, 3, 28, 42, generator=torch.Generator().manual_seed(3))
+    depth[:, 1:] = 0
+    some, rest = torch.tensor([[True, True, False]]), torch.tensor([[True, False, False]])
+    seen = model.predict(x, Known(K, T, depth, has_K=rest, has_pose=some)).depth
+    direct = single(x, Conditions(depth, rest, K, rest, T, some)).local_points[..., 2]
+    assert seen is not None and torch.equal(seen, direct)
+    for other in (Known(K, T, depth), Known(K, T, depth, has_K=rest), Known(K, T, None, rest, some)):
+        changed = model.predict(x, other).depth
+        assert changed is not None and not torch.allclose(changed, seen, rtol=1e-4)
+    lone = model.predict(x[:, :1], Known(world_from_cam=T[:, :1])).depth
+    alone = model.predict(x[:, :1]).depth
+    assert lone is not None and alone is not None and torch.allclose(lone, alone, rtol=1e-5)

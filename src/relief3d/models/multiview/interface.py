@@ -29,13 +29,19 @@ class Known:
 
     Attributes:
         K: (B, N, 3, 3) pixels.
-        world_from_cam: (B, N, 4, 4).
+        world_from_cam: (B, N, 4, 4), in the unit of ``depth``.
         depth: (B, N, H, W) z-depth, 0 where unknown.
+        has_K: (B, N) bool, views whose intrinsics are really known; None for all.
+        has_pose: (B, N) bool, likewise for the poses.
+        metric: True when the given lengths are metres.
     """
 
     K: Tensor | None = None
     world_from_cam: Tensor | None = None
     depth: Tensor | None = None
+    has_K: Tensor | None = None
+    has_pose: Tensor | None = None
+    metric: bool = False
 
 
 class MultiViewModel(Protocol):
@@ -197,7 +203,15 @@ class Pi3XModel(_Wrapped):
         check_images(images, self.patch)
         given = None
         if known is not None and any(v is not None for v in (known.K, known.world_from_cam, known.depth)):
-            given = Conditions(depth=known.depth, K=known.K, world_from_cam=known.world_from_cam)
+            given = Conditions(
+                depth=known.depth,
+                has_depth=None if known.depth is None else (known.depth > 0).flatten(2).any(2),
+                K=known.K,
+                has_rays=known.has_K,
+                # The pose of a single view says nothing, and the network refuses it.
+                world_from_cam=known.world_from_cam if images.shape[1] > 1 else None,
+                has_pose=known.has_pose,
+            )
         with self._autocast(images.device):
             out = self.pi3x(images, given, chunk=self.options.chunk, attend=self.options.attend)
         confidence = out.confidence.sigmoid()
@@ -221,10 +235,12 @@ class Reliev3rModel(_Wrapped):
         """See :class:`MultiViewModel`; confidence is in (0, 2).
 
         Raises:
-            InputError: no intrinsics and no head that predicts them.
+            InputError: views without intrinsics and no head that predicts them.
         """
         check_images(images, self.patch)
         K = None if known is None else known.K
+        if known is not None and known.has_K is not None and not bool(known.has_K.all()):
+            K = None  # depth does not depend on K, so those that are known can be put in afterwards
         if K is None and not self.reliev3r.settings.fov_head:
             raise InputError(
                 "this network needs the intrinsics of every picture", remedy="give K or a calibrated camera"

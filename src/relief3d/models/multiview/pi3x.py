@@ -225,12 +225,17 @@ class Pi3X(AlternatingDecoder):
                 total = total.index_add(0, part, tokens)
         if given.K is not None:
             has = _flags(given.has_rays, shape, total.device).flatten()
-            rays = pixel_rays(given.K.flatten(0, 1), *size)[..., :2].movedim(-1, 1).to(total.dtype)
-            total = total + self.ray_embed(rays) * has[:, None, None]
+            index = torch.nonzero(has)[:, 0]
+            rays = pixel_rays(given.K.flatten(0, 1)[index], *size)[..., :2].movedim(-1, 1).to(total.dtype)
+            if len(index):
+                total = total.index_add(0, index, self.ray_embed(rays).to(total.dtype))
         return total
 
     def _poses(self, given: Conditions, unit: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Camera-from-view-0 matrices (B, N, 4, 4) in the depth's unit, and which views have one (B, N)."""
+        """Camera-from-first matrices (B, N, 4, 4) in the depth's unit, and which views have one (B, N).
+
+        The first is the first view with a pose (view 0 where all have one); views without are put there too.
+        """
         if given.world_from_cam is None:
             return None
         shape = given.world_from_cam.shape[:2]
@@ -239,10 +244,10 @@ class Pi3X(AlternatingDecoder):
             raise ValueError("the pose of a single view says nothing")
         # A lone absolute pose carries nothing either.
         has = has & (has.sum(1, keepdim=True) > 1)
-        first = given.world_from_cam[:, :1]
-        relative = invert_rigid(given.world_from_cam) @ first
+        eye = torch.eye(4, dtype=given.world_from_cam.dtype, device=given.world_from_cam.device)
+        known = torch.where(has[..., None, None], given.world_from_cam, eye)
+        relative = invert_rigid(known) @ _first_flagged(known, has)
         relative = torch.cat([relative[..., :3], relative[..., 3:] / _translation_only(unit, relative)], -1)
-        eye = torch.eye(4, dtype=relative.dtype, device=relative.device)
         return torch.where(has[..., None, None], relative, eye), has
 
     def _decode(
@@ -308,6 +313,11 @@ def _flags(has: Tensor | None, shape: tuple[int, int], device: torch.device) -> 
     return torch.ones(shape, dtype=torch.bool, device=device) if has is None else has.bool()
 
 
+def _first_flagged(poses: Tensor, has: Tensor) -> Tensor:
+    """(B, 1, 4, 4): of every sequence the first of the (B, N, 4, 4) poses that is flagged, or that of view 0."""
+    return poses[torch.arange(len(poses), device=poses.device), has.int().argmax(1)][:, None]
+
+
 def _translation_only(scale: Tensor, poses: Tensor) -> Tensor:
     """(B, 1, 4, 1): the scale for translations, 1 for the last row."""
     factor = torch.ones(len(scale), 1, 4, 1, dtype=poses.dtype, device=poses.device)
@@ -317,7 +327,7 @@ def _translation_only(scale: Tensor, poses: Tensor) -> Tensor:
 
 def condition_unit(given: Conditions) -> Tensor:
     """(B,) by which given lengths are divided: the mean of the known depths of a sequence; without depth the mean
-    distance of the cameras to the first one, unless they hardly move; else 1.
+    distance of the known cameras to the first of them, unless they hardly move; else 1.
     """
     if given.depth is not None:
         shape = (given.depth.shape[0], given.depth.shape[1])
@@ -327,10 +337,13 @@ def condition_unit(given: Conditions) -> Tensor:
         unit = total / count.clamp_min(1)
         return torch.where(count > 0, unit, torch.ones_like(unit))
     if given.world_from_cam is not None and given.world_from_cam.shape[1] > 1:
-        centres = given.world_from_cam[..., :3, 3]
-        distance = (centres[:, 1:] - centres[:, :1]).norm(dim=-1)
+        poses = given.world_from_cam
+        has = _flags(given.has_pose, (poses.shape[0], poses.shape[1]), poses.device)
+        distance = (poses - _first_flagged(poses, has))[..., :3, 3].norm(dim=-1)
+        distance = torch.where(has, distance, torch.zeros_like(distance))
         moving = distance.amax(1) >= STATIC_DISTANCE
-        return torch.where(moving, distance.mean(1), torch.ones_like(distance[:, 0]))
+        mean = distance.sum(1) / (has.sum(1) - 1).clamp_min(1)
+        return torch.where(moving, mean, torch.ones_like(mean))
     some = given.K if given.K is not None else given.world_from_cam
     return torch.ones(1 if some is None else len(some), device=None if some is None else some.device)
 
