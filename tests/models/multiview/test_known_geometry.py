@@ -10,9 +10,17 @@ import torch
 
 from relief3d.core.contract import Prediction
 from relief3d.core.errors import InputError
+from relief3d.geometry.alignment import umeyama
 from relief3d.geometry.projection import depth_to_points, intrinsics, pixel_rays
-from relief3d.geometry.rotations import matrix_from_axis_angle, rotation_angle
-from relief3d.geometry.transforms import invert_rigid, look_at, make_rigid, make_similarity, transform_points
+from relief3d.geometry.rotations import matrix_from_axis_angle, matrix_from_svd9d, rotation_angle
+from relief3d.geometry.transforms import (
+    invert_rigid,
+    look_at,
+    make_rigid,
+    make_similarity,
+    split_similarity,
+    transform_points,
+)
 from relief3d.models.multiview.interface import Known
 from relief3d.models.multiview.known_geometry import align_to_known
 from relief3d.models.multiview.pose_similarity import pose_similarity
@@ -415,3 +423,26 @@ def test_relative_poses_of_unknown_views_survive() -> None:
     assert torch.allclose(out.world_from_cam, given, atol=1e-9) and report.sets[0].scale == pytest.approx(
         2 / SCALE
     )
+
+
+@pytest.mark.parametrize(("count", "line"), [(3, False), (8, False), (8, True)])
+def test_orientations_and_centres_together_beat_either_alone(count: int, line: bool) -> None:
+    """Mean error of the rotation over 30 draws at 0.02 rad and 2 cm noise; both kinds alone are the same fits."""
+    R, errors = matrix_from_axis_angle(TURN).T, []
+    for seed in range(30):
+        T = arc(count, 100 * seed)
+        if line:
+            T[:, :3, 3] = (
+                torch.linspace(-2, 2, count).double()[:, None] * torch.tensor([1.0, 0.1, 0.0]).double()
+            )
+        poses = predicted(truth(count, poses=T)).world_from_cam[0].clone()
+        poses[:, :3, :3] = matrix_from_axis_angle(0.02 * normal(count, 3, seed=seed)) @ poses[:, :3, :3]
+        poses[:, :3, 3] += 0.02 * SCALE * normal(count, 3, seed=seed + 999)
+        fit = pose_similarity(poses, T)
+        centres = umeyama(poses[:, :3, 3], T[:, :3, 3]).rotation
+        turns = matrix_from_svd9d((T[:, :3, :3] @ poses[:, :3, :3].mT).sum(0))
+        ours = split_similarity(fit.similarity)[1]
+        errors.append([float(rotation_angle(r, R)) for r in (ours, centres, turns)])
+        assert bool(fit.inliers.all())
+    ours, centres, turns = torch.tensor(errors).mean(0).tolist()
+    assert ours < 0.5 * centres and ours < 0.9 * turns

@@ -96,7 +96,7 @@ def pose_similarity(
         if found is None:
             rotation = matrix_from_svd9d((G[inliers] @ P[inliers].mT).sum(0))
         else:
-            rotation, found = _procrustes(P, G, a, b, inliers, s, sigma_r / sigma_c)
+            rotation, found = _procrustes(P, G, a, b, inliers, s, _ratio(sigma_r, sigma_c, spread, count))
     if found is not None and count > 1:
         rest = b[inliers] - (found * a[inliers] @ rotation.mT)
         rest = (rest - rest.mean(0)).square().sum(-1).mean().sqrt()
@@ -153,12 +153,22 @@ def _deviations(turn: Tensor, miss: Tensor, inliers: Tensor, spread: float) -> t
     return max(sigma_r, LEAST_ROTATION), max(sigma_c, LEAST_CENTRE * spread, 1e-300)
 
 
+def _ratio(sigma_r: float, sigma_c: float, spread: float, count: int) -> float:
+    """Deviation of the rotations over that of the centres, drawn towards equal relative ones for few cameras, whose
+    residuals say little about it.
+    """
+    relative = sigma_r * spread / sigma_c
+    return relative ** (max(0, count - 2) / (count + 2)) / spread
+
+
 def _agree(turn: Tensor, miss: Tensor, sigma_r: float, sigma_c: float, spread: float) -> Tensor:
     """(N,) bool: cameras whose orientation and centre both agree; all of them where none would be left."""
     if len(turn) < 3:
         return torch.ones_like(turn, dtype=torch.bool)
-    turned = turn <= max(CUT * sigma_r * 1.538, FORGIVEN_ROTATION)
-    near = miss <= max(CUT * sigma_c * 1.538, FORGIVEN_CENTRE * spread)
+    # Deviations of few cameras come out too small (Rousseeuw and Leroy 1987).
+    cut = CUT * 1.538 * (1 + 5 / (len(turn) - 2))
+    turned = turn <= max(cut * sigma_r, FORGIVEN_ROTATION)
+    near = miss <= max(cut * sigma_c, FORGIVEN_CENTRE * spread)
     good = turned & near
     return good if bool(good.any()) else torch.ones_like(good)
 
