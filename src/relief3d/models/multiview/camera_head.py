@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from relief3d.nn.attention import KeyValueCache
 from relief3d.nn.blocks import Block, Mlp
 
 POSE_NUMBERS = 9
@@ -39,11 +41,14 @@ class CameraHead(nn.Module):
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 3 * dim))
         self.pose_branch = Mlp(dim, dim // 2, POSE_NUMBERS)
 
-    def forward(self, tokens: Tensor) -> list[Tensor]:
+    def forward(
+        self, tokens: Tensor, caches: Sequence[Sequence[KeyValueCache]] | None = None
+    ) -> list[Tensor]:
         """Encodings (B, S, 9) after every round, the last being the answer.
 
         Args:
             tokens: (B, S, D) camera tokens of the last pair of blocks.
+            caches: for views that come one after another, one per round and block.
 
         The raw numbers, before the ReLU on the fields of view, are what is summed and fed back; gradients do not
         flow from one round into an earlier one.
@@ -51,13 +56,13 @@ class CameraHead(nn.Module):
         tokens = self.token_norm(tokens)
         raw: Tensor | None = None
         out = []
-        for _ in range(self.config.rounds):
+        for number in range(self.config.rounds):
             before = self.empty_pose_tokens.expand(*tokens.shape[:2], -1) if raw is None else raw.detach()
             shift, scale, gate = self.poseLN_modulation(self.embed_pose(before)).chunk(3, -1)
             plain = nn.functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
             x = gate * (plain * (1 + scale) + shift) + tokens
-            for block in self.trunk:
-                x = block(x)
+            for i, block in enumerate(self.trunk):
+                x = block(x, cache=None if caches is None else caches[number][i])
             change = self.pose_branch(self.trunk_norm(x))
             raw = change if raw is None else raw.detach() + change
             out.append(torch.cat([raw[..., :7], raw[..., 7:].relu()], -1))
