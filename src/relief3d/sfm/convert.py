@@ -44,7 +44,7 @@ def scene_from_model(
     observations = _observations(model, points, len(scene))
     if not keep_frame:
         poses, xyz = _normalise(poses, xyz, observations)
-    rgb = _colours(scene.views, observations, len(points), progress)
+    rgb = observed_colours(scene.views, observations, len(points), progress)
     sparse = SparsePoints(
         torch.from_numpy(xyz),
         torch.from_numpy(rgb),
@@ -145,7 +145,7 @@ def _turn_to_y(down: Tensor) -> Tensor:
     return torch.eye(3, dtype=torch.float64) + cross + cross @ cross / (1.0 + cosine)
 
 
-def _colours(
+def observed_colours(
     views: Sequence[View],
     observations: tuple[np.ndarray, np.ndarray, np.ndarray],
     count: int,
