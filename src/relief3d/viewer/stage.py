@@ -15,7 +15,7 @@ from relief3d.core.contract import Camera, View
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
 from relief3d.geometry.rotations import quat_wxyz_from_matrix
-from relief3d.pipelines.reconstruct.depth import pinhole_view
+from relief3d.pipelines.reconstruct.pinhole import pinhole_view
 from relief3d.report.geometry3d import camera_centres, estimate_up, scene_bounds
 from relief3d.report.pictures import fit
 from relief3d.viewer.loading import LoadedOutput, world_points

@@ -14,6 +14,8 @@ from relief3d.core.progress import Progress
 from relief3d.geometry.alignment import weighted_median
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import make_rigid
+from relief3d.models.multiview.interface import MultiViewModel
+from relief3d.pipelines.multiview.solve import predict_scene
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.render.pictures import up_direction
 from relief3d.sfm import SfmConfig, estimate_cameras
@@ -23,13 +25,17 @@ MIN_SCALE_SAMPLES = 20
 
 
 def solve_cameras(
-    scene: Scene, config: ReconstructConfig, work: Path, progress: Progress
+    scene: Scene,
+    config: ReconstructConfig,
+    work: Path,
+    progress: Progress,
+    network: MultiViewModel | None = None,
 ) -> tuple[Scene, dict[str, Any]]:
     """Cameras and sparse points of the scene.
 
-    A complete input model (all views posed, with points) is used as it is. Otherwise structure from motion
-    runs; it honours known intrinsics and poses. When pictures came with metric depth and the solved scene
-    has no unit, it is scaled to metres.
+    With a network (``config.multiview``, or ``network`` itself) they are its prediction. Otherwise, a complete input
+    model (all views posed, with points) is used as it is, or structure from motion runs; it honours known intrinsics
+    and poses. When pictures came with metric depth and the solved scene has no unit, it is scaled to metres.
 
     Returns:
         The scene, and facts for ``scene.json``.
@@ -37,6 +43,8 @@ def solve_cameras(
     Raises:
         InputError: no model, with the likely reason.
     """
+    if network is not None or config.multiview.active:
+        return _by_network(scene, config, work, progress, network)
     complete = len(scene.posed) == len(scene) and scene.sparse is not None and len(scene.sparse) > 0
     if complete and config.poses in ("auto", "fixed"):
         assert scene.sparse is not None
@@ -68,6 +76,26 @@ def solve_cameras(
         if scale is not None:
             facts["metric_scale"] = scale
             progress.message(f"scaled to metres by the given depth (factor {scale:.4g})")
+    return solved, facts
+
+
+def _by_network(
+    scene: Scene, config: ReconstructConfig, work: Path, progress: Progress, network: MultiViewModel | None
+) -> tuple[Scene, dict[str, Any]]:
+    """Cameras and points predicted by a network; upright unless poses were given."""
+    found = predict_scene(
+        scene,
+        config.multiview,
+        work,
+        network=network,
+        device=config.device,
+        seed=config.seed,
+        max_memory=config.max_memory,
+        progress=progress,
+    )
+    solved, facts = found.scene, found.facts
+    if not any(v.camera.world_from_cam is not None for v in scene.views):
+        solved = upright(solved)
     return solved, facts
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from relief3d.core.errors import InputError
+from relief3d.pipelines.multiview.config import MultiviewConfig
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class ReconstructConfig:
     """Folder of known depth maps with the pictures' names (16-bit PNG, NPZ, EXR, PFM)."""
     depth_scale: float | None = None
     """Factor from stored integers to metres for 16-bit depth PNGs; default 0.001 (millimetres)."""
-    depth_source: Literal["auto", "given", "stereo"] = "auto"
-    """Where dense depth comes from; auto takes given depth where a picture has it and stereo elsewhere."""
+    depth_source: Literal["auto", "given", "model", "stereo"] = "auto"
+    """Where dense depth comes from; auto takes given depth where a picture has it, and elsewhere the network's with
+    --model, else stereo. stereo works with a network's cameras too."""
     masks: Path | None = None
     """Folder of masks with the pictures' names; black (0) pixels are not used."""
     video_frames: int = 60
@@ -41,7 +43,7 @@ class ReconstructConfig:
     quality: Literal["fast", "default", "fine", "strict"] = "default"
     """Depth profile: fewer neighbours (fast), slanted-plane refinement (fine), precise pixels only (strict)."""
     depth_width: int = 0
-    """Longer side of the depth maps in pixels; 0 chooses 512 (fast: 384)."""
+    """Longer side of the depth maps in pixels; 0 chooses 512 (fast: 384), and the pictures' own size for a network."""
     mesh: bool = True
     """Fuse the depth maps into a mesh."""
     mesh_faces: int = 500_000
@@ -62,6 +64,8 @@ class ReconstructConfig:
     """Refuse work that is predicted to need more than this many GiB."""
     overwrite: bool = False
     """Replace an earlier result in the output folder."""
+    multiview: MultiviewConfig = field(default_factory=MultiviewConfig)
+    """A multi-view network instead of structure from motion."""
 
     def __post_init__(self) -> None:
         if self.voxel_size is not None and not self.voxel_size > 0:
@@ -74,6 +78,30 @@ class ReconstructConfig:
             raise InputError(f"seed {self.seed} is negative", remedy="give a seed of 0 or more")
         if self.mesh_faces < 0:
             raise InputError("the number of mesh faces cannot be negative")
+        if self.max_memory is not None and not self.max_memory > 0:
+            raise InputError(f"--max-memory {self.max_memory:g} is not positive")
+        if self.depth_source == "model" and not self.multiview.active:
+            raise InputError("--depth-source model needs a network", remedy="name it with --model")
+
+    @classmethod
+    def of(cls, **options: Any) -> ReconstructConfig:
+        """From single options by name, those of the network included: ``of(quality="fast", model="vggt")``.
+
+        Raises:
+            InputError: an option that does not exist.
+        """
+        inner = {f.name for f in dataclasses.fields(MultiviewConfig)}
+        outer = {f.name for f in dataclasses.fields(cls)}
+        unknown = [name for name in options if name not in inner | outer]
+        if unknown:
+            raise InputError(f"there is no option '{unknown[0]}'")
+        network = {name: value for name, value in options.items() if name in inner}
+        rest = {name: value for name, value in options.items() if name in outer}
+        if network:
+            if "multiview" in rest:
+                raise InputError("give either multiview or its single options, not both")
+            rest["multiview"] = MultiviewConfig(**network)
+        return cls(**rest)
 
     def resolved_depth_width(self) -> int:
         """The longer side of depth maps in pixels."""
@@ -84,7 +112,7 @@ class ReconstructConfig:
         groups = {
             "cameras": (
                 "cameras", "poses", "depth", "depth_scale", "masks", "video_frames", "ordered", "features",
-                "mapper", "retries", "seed",
+                "mapper", "retries", "seed", "multiview",
             ),
             "depth": ("depth_source", "quality", "depth_width"),
             "mesh": ("mesh", "mesh_faces", "texture", "voxel_size", "fuser", "splats"),

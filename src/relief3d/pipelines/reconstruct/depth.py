@@ -14,16 +14,23 @@ from relief3d.core.contract import Camera, Depth, Scene, View
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, track
-from relief3d.geometry.distortion import undistort_image, undistorted_camera
 from relief3d.geometry.projection import resize_intrinsics
 from relief3d.io.cameras_json import read_cameras_json, write_cameras_json
 from relief3d.io.depth import read_depth, write_depth
+from relief3d.pipelines.multiview.maps import Judge, make_map
+from relief3d.pipelines.multiview.pictures import plan_framing
+from relief3d.pipelines.multiview.solve import NETWORK_FOLDER
+from relief3d.pipelines.multiview.store import load_network_depth
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.pipelines.reconstruct.pinhole import pinhole_view
 from relief3d.stereo import StereoConfig, estimate_depths
 
 DEPTH_FOLDER = "depth"
 MIN_CONFIRMED = 0.02
 """Confirmed share of all pixels below which a result is refused; real sets with good cameras reach 0.13 to 0.8."""
+
+DOUBTFUL_SHARE = 0.2
+"""Confirmed share of a network's depth below which the user is warned."""
 
 
 @dataclass(frozen=True)
@@ -40,40 +47,17 @@ class DepthMap:
         return read_depth(self.path, scale=1.0, metric=metric, size=size)
 
 
-def pinhole_view(view: View) -> View:
-    """The view without lens distortion: picture, mask and depth are resampled when they are loaded."""
-    camera = view.camera
-    if camera.distortion is None or camera.distortion.is_identity:
-        return view.replace(camera=camera.replace(distortion=None))
-
-    def image() -> Tensor:
-        return undistort_image(view.load_image(), camera)[0]
-
-    def mask() -> Tensor:
-        own = view.load_mask()
-        ones = torch.ones(1, camera.height, camera.width) if own is None else own[None].float()
-        picture, valid = undistort_image(ones, camera, mode="nearest")
-        return valid & (picture[0] > 0.5)
-
-    def depth() -> Depth:
-        own = view.load_depth()
-        assert own is not None
-        layers = torch.stack([own.values, own.valid.float()])
-        (values, ok), valid = undistort_image(layers, camera, mode="nearest")
-        return Depth(values * (ok > 0.5) * valid, (ok > 0.5) & valid, own.metric)
-
-    return view.replace(
-        camera=undistorted_camera(camera),
-        image=image if view.image is not None else None,
-        mask=mask,
-        depth=depth if view.depth is not None else None,
-    )
-
-
 def solve_depth(
-    scene: Scene, config: ReconstructConfig, out: Path, progress: Progress
+    scene: Scene, config: ReconstructConfig, out: Path, progress: Progress, work: Path
 ) -> tuple[list[DepthMap], dict[str, Any]]:
     """Depth maps of all posed views, written to ``out/depth``.
+
+    Args:
+        scene: with cameras.
+        config: where depth comes from, and how large.
+        out: the result folder.
+        progress: receives stages and steps.
+        work: folder that holds what a network predicted, if one did.
 
     Returns:
         The maps, and facts for ``scene.json`` (per view: source, kept share, neighbours or the reason why none).
@@ -84,19 +68,23 @@ def solve_depth(
     flat = scene.replace(
         views=tuple(pinhole_view(v) if i in scene.posed else v for i, v in enumerate(scene.views))
     )
-    given = [i for i in scene.posed if scene.views[i].depth is not None and config.depth_source != "stereo"]
+    by_network = config.multiview.active and config.depth_source in ("auto", "model")
+    wanted_given = config.depth_source in ("auto", "given")
+    given = [i for i in scene.posed if scene.views[i].depth is not None and wanted_given]
     if config.depth_source == "given" and not given:
         raise InputError(
             "no posed picture has a given depth map",
             remedy="name them with --depth, or use --depth-source stereo",
         )
     folder = out / DEPTH_FOLDER
-    facts: dict[str, Any] = {"views": {}, "width": config.resolved_depth_width()}
+    facts: dict[str, Any] = {"views": {}, "width": config.resolved_depth_width(), "warnings": []}
     maps: list[DepthMap] = []
     for index in track(progress, "given depth", given) if given else ():
         maps.append(_write_given(flat, index, config, folder, facts))
     missing = [i for i in scene.posed if i not in given]
-    if missing and config.depth_source != "given":
+    if missing and by_network:
+        maps += _by_network(scene, flat, missing, config, folder, facts, progress, work)
+    elif missing and config.depth_source != "given":
         maps += _stereo(flat, missing, config, folder, facts, progress)
     if not maps:
         reasons = sorted({f["reason"] for f in facts["views"].values() if f.get("reason")})
@@ -144,6 +132,58 @@ def _write_given(
     path = write_depth(depth_file(folder, view), Depth(values, values > 0, scene.metric, confidence))
     facts["views"][view.name] = {"source": "given", "kept": float((values > 0).float().mean())}
     return DepthMap(index, camera, path)
+
+
+def _by_network(
+    scene: Scene,
+    flat: Scene,
+    wanted: list[int],
+    config: ReconstructConfig,
+    folder: Path,
+    facts: dict[str, Any],
+    progress: Progress,
+    work: Path,
+) -> list[DepthMap]:
+    """The network's depth at the size of the pictures, without what other views contradict."""
+    depth = load_network_depth(work / NETWORK_FOLDER, [v.name for v in scene.views])
+    poses = torch.stack([_pose(v) for v in flat.views])
+    judge = Judge(poses, depth)
+    sizes = [(v.camera.width, v.camera.height) for v in flat.views]
+    framing = plan_framing(sizes, depth.mode, depth.side, depth.patch)
+    maps, confirmed = [], []
+    for index in track(progress, "network depth", wanted):
+        view = flat.views[index]
+        small = framing.load(flat.views, [index])[0] if view.image is not None else None
+        found = make_map(
+            view, index, judge, metric=scene.metric, longest=config.depth_width, small_picture=small
+        )
+        if not bool(found.depth.valid.any()):
+            reason = "the network's depth is contradicted by the other views, or masked, everywhere"
+            facts["views"][view.name] = {"source": "none", "reason": reason, "kept": 0.0}
+            continue
+        if found.confirmed is not None:
+            confirmed.append(found.confirmed)
+        path = write_depth(depth_file(folder, view), found.depth)
+        facts["views"][view.name] = {
+            "source": "network",
+            "kept": found.kept,
+            "confirmed": found.confirmed,
+            "neighbours": [scene.views[j].name for j in found.neighbours],
+        }
+        maps.append(DepthMap(index, found.camera, path))
+    if confirmed:
+        facts["confirmed"] = sum(confirmed) / len(confirmed)
+        if facts["confirmed"] < DOUBTFUL_SHARE:
+            facts["warnings"].append(
+                f"the views contradict each other: only {100 * facts['confirmed']:.0f} % of the pixels that other "
+                "pictures show too agree with them; do not trust the network's cameras and depth here"
+            )
+    return maps
+
+
+def _pose(view: View) -> Tensor:
+    assert view.camera.world_from_cam is not None
+    return view.camera.world_from_cam
 
 
 def _stereo(

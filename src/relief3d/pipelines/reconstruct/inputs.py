@@ -39,20 +39,25 @@ def read_input(source: str | Path, config: ReconstructConfig, progress: Progress
         # A wrong size or unit should stop the run now, not after minutes of structure from motion.
         for view in track(progress or SilentProgress(), "checking depth maps", scene.views):
             view.load_depth()
-    return usable_scene(scene, source)
+    return usable_scene(scene, source, least=1 if config.multiview.active else 2)
 
 
-def usable_scene(scene: Scene, source: str | Path) -> Scene:
+def usable_scene(scene: Scene, source: str | Path, least: int = 2) -> Scene:
     """The scene without copies of the same picture.
 
+    Args:
+        scene: as opened.
+        source: named in errors.
+        least: pictures needed; a network reconstructs a single one.
+
     Raises:
-        InputError: fewer than two pictures, a missing one, or all the same.
+        InputError: fewer pictures, a missing one, or all the same.
     """
-    if len(scene) == 1:
+    if len(scene) < least:
         raise InputError(
             "there is only one picture; reconstruction compares at least two",
             path=source,
-            remedy="take more photos while moving sideways",
+            remedy="take more photos while moving sideways, or use a network (--model)",
         )
     missing = [v.name for v in scene.views if v.image is None]
     if missing:
@@ -60,7 +65,7 @@ def usable_scene(scene: Scene, source: str | Path) -> Scene:
             f"'{missing[0]}' has no picture", path=source, remedy="put the picture where it is expected"
         )
     distinct, notes = without_duplicates(scene)
-    if len(distinct) < 2:
+    if len(distinct) < least:
         raise InputError(
             "all pictures are identical copies", path=source, remedy="take photos from different places"
         )

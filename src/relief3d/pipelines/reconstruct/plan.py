@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from relief3d.core.contract import Scene
+from relief3d.core.device import resolve_device
 from relief3d.core.memory import GIB, available_memory
+from relief3d.pipelines.multiview.capacity import network_size, plan_capacity
+from relief3d.pipelines.multiview.networks import find_source, parameter_count
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.inputs import read_input
 from relief3d.stereo import StereoConfig
@@ -24,6 +27,8 @@ REPORT_SECONDS_PER_VIEW = 0.25
 BASE_BYTES = 0.75 * GIB
 MATCH_BYTES_PER_VIEW = 6e6
 VIEW_PIXEL_BYTES = 3 * 4 * 3
+NETWORK_MAP_SECONDS_PER_MEGAPIXEL = 0.6
+NETWORK_MAP_PIXEL_BYTES = 100
 EXHAUSTIVE_LIMIT = 150
 SEQUENTIAL_OVERLAP = 12
 
@@ -72,11 +77,18 @@ def plan_scene(scene: Scene, config: ReconstructConfig) -> Plan:
     n = len(scene)
     speed = max(1, min(os.cpu_count() or 1, 8)) / 2
     pixels = [v.camera.width * v.camera.height for v in scene.views]
-    stages = [_plan_cameras(scene, pixels, speed)]
+    by_network = config.multiview.active
+    stages = [_plan_network(scene, config) if by_network else _plan_cameras(scene, pixels, speed)]
     width, height = max((v.camera.width, v.camera.height) for v in scene.views)
     given = sum(v.depth is not None for v in scene.views) if config.depth_source != "stereo" else 0
     small = stereo_size(width, height, config.resolved_depth_width())
-    if given < n and config.depth_source != "given":
+    if given < n and by_network and config.depth_source in ("auto", "model"):
+        seconds = (n - given) * (0.4 + max(pixels) / 1e6 * NETWORK_MAP_SECONDS_PER_MEGAPIXEL)
+        loaded = max(pixels) * NETWORK_MAP_PIXEL_BYTES
+        stages.append(
+            StagePlan("depth", seconds, BASE_BYTES + loaded, "the network's, at the pictures' size")
+        )
+    elif given < n and config.depth_source != "given":
         settings = StereoConfig.profile(config.quality, max_width=config.resolved_depth_width())
         stereo = plan_stereo(settings, small, n - given)
         loaded = max(pixels) * VIEW_PIXEL_BYTES
@@ -96,6 +108,21 @@ def plan_scene(scene: Scene, config: ReconstructConfig) -> Plan:
         stages.append(StagePlan("mesh", seconds, BASE_BYTES + 1.0 * GIB, "fusion and cleaning"))
     stages.append(StagePlan("report", 2 + n * REPORT_SECONDS_PER_VIEW, BASE_BYTES + 0.3 * GIB))
     return Plan(n, tuple(stages), available_memory())
+
+
+def _plan_network(scene: Scene, config: ReconstructConfig) -> StagePlan:
+    """Inference; the ceiling is what decides between one pass and chunks, so it cannot be exceeded by choice."""
+    picture = max(((v.camera.width, v.camera.height) for v in scene.views), key=lambda s: s[0] * s[1])
+    source = find_source(config.multiview)
+    size = network_size(config.multiview, source.architecture, picture)
+    device = resolve_device(config.device).type
+    plan = plan_capacity(
+        len(scene), size, parameter_count(config.multiview), config.multiview,
+        max_memory=config.max_memory, device=device,
+    )  # fmt: skip
+    pixels = max(v.camera.width * v.camera.height for v in scene.views)
+    note = f"{source.label}, {plan.note}"
+    return StagePlan("cameras", plan.seconds, max(BASE_BYTES, plan.bytes) + pixels * VIEW_PIXEL_BYTES, note)
 
 
 def _plan_cameras(scene: Scene, pixels: list[int], speed: float) -> StagePlan:

@@ -32,8 +32,10 @@ from relief3d.io.images import read_header, read_image, write_image
 from relief3d.io.ply import read_ply
 from relief3d.io.scene_json import read_scene_json, write_scene_json
 from relief3d.io.transforms_json import read_transforms_json, write_transforms_json
+from relief3d.pipelines.multiview.config import UNTRAINED
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
-from relief3d.pipelines.reconstruct.depth import DepthMap, pinhole_view
+from relief3d.pipelines.reconstruct.depth import DepthMap
+from relief3d.pipelines.reconstruct.pinhole import pinhole_view
 from relief3d.pipelines.reconstruct.workspace import Workspace
 from relief3d.report import ReportData, StageTiming, ViewRecord, write_report
 
@@ -180,7 +182,7 @@ def write_summary_and_report(
         data = ReportData(
             scene=_pinhole(scene),
             views=_view_records(scene, maps, records),
-            title=Path(source).resolve().name or source,
+            title=_title(source, info),
             summary=info,
             stages=[
                 StageTiming(_STAGE_NAMES[name], record["seconds"], record.get("peak_bytes"))
@@ -194,6 +196,12 @@ def write_summary_and_report(
         write_scene_json(out / "scene.json", scene, files=files, info=info)
         progress.advance()
     return {}
+
+
+def _title(source: str, info: Mapping[str, Any]) -> str:
+    """Of the report; a result of random weights says so first."""
+    name = Path(source).resolve().name or source
+    return f"{UNTRAINED}: {name}" if (info.get("network") or {}).get("untrained") else name
 
 
 def _pinhole(scene: Scene) -> Scene:
@@ -262,7 +270,7 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
     records = workspace.records()
     posed = scene.posed
     depth = records["depth"]["facts"]["views"]
-    kept = [f["kept"] for f in depth.values() if f.get("source") in ("stereo", "given")]
+    kept = [f["kept"] for f in depth.values() if f.get("source") in ("stereo", "given", "network")]
     seconds = sum(r["seconds"] for r in records.values())
     peak = max((r.get("peak_bytes") or 0) for r in records.values())
     mesh = (
@@ -275,7 +283,7 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": config.seed,
         "metric": scene.metric,
-        "unit": "metres" if scene.metric else "arbitrary (structure from motion has no unit)",
+        "unit": "metres" if scene.metric else "arbitrary (nothing says how long a metre is)",
         "ordered": scene.ordered,
         "views": len(scene),
         "registered": len(posed),
@@ -292,11 +300,22 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
         "details": {name: r["facts"] for name, r in records.items() if r.get("facts")},
         "versions": versions(),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "config": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(config).items()},
+        "config": _plain(dataclasses.asdict(config)),
     }
+    network = records["cameras"]["facts"].get("network")
+    if network:
+        info["network"] = {"name": network, "untrained": records["cameras"]["facts"]["untrained"]}
     info["warnings"] = warnings(scene, info)
     info["headline"] = headline(info)
     return info
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON types."""
+    return {
+        k: _plain(v) if isinstance(v, Mapping) else str(v) if isinstance(v, Path) else v
+        for k, v in options.items()
+    }
 
 
 def headline(info: Mapping[str, Any]) -> str:
@@ -310,6 +329,11 @@ def headline(info: Mapping[str, Any]) -> str:
     if mesh:
         parts.append(f"mesh of {mesh['faces']:,} triangles")
     parts.append(f"{info['seconds']:.0f} s, {info['peak_memory_bytes'] / GIB:.1f} GiB")
+    network = info.get("network") or {}
+    if network.get("name"):
+        parts.insert(0, str(network["name"]))
+    if network.get("untrained"):
+        parts.append("random weights: the numbers mean nothing")
     return ", ".join(parts)
 
 
@@ -326,13 +350,14 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
         out.append(
             f"{info['registered'] - info['depth_views']} placed picture(s) have no depth; their cards say why"
         )
-    if 0 < info["depth_kept"] < 0.2:
+    if 0 < info["depth_kept"] < 0.2 and not info.get("network"):
         out.append(
             f"only {100 * info['depth_kept']:.0f} % of the pixels have confirmed depth: plain surfaces, reflections, "
             "or too little overlap"
         )
     out += [str(note) for note in scene.info.get("notes", ())]
-    out += [str(w) for w in info.get("details", {}).get("cameras", {}).get("warnings", ())]
+    for part in ("cameras", "depth"):
+        out += [str(w) for w in info.get("details", {}).get(part, {}).get("warnings", ())]
     return out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.io.atomic import check_not_inside
+from relief3d.models.multiview.interface import MultiViewModel
+from relief3d.pipelines.multiview.networks import check_precision
 from relief3d.pipelines.reconstruct import cameras as camera_stage
 from relief3d.pipelines.reconstruct import depth as depth_stage
 from relief3d.pipelines.reconstruct import results, surface
@@ -37,6 +40,7 @@ def reconstruct(
     *,
     config: ReconstructConfig | None = None,
     progress: Progress | None = None,
+    network: MultiViewModel | None = None,
     **options: Any,
 ) -> Scene:
     """Pictures in; cameras, depth, points, mesh and a report out.
@@ -46,7 +50,8 @@ def reconstruct(
         out: output folder; see :mod:`relief3d.pipelines.reconstruct.results` for what is written.
         config: all options; or give single ones as keywords, for example ``quality="fast"``.
         progress: receives stages and steps.
-        **options: fields of :class:`ReconstructConfig`, instead of ``config``.
+        network: a multi-view network to use, instead of one that the options name.
+        **options: fields of :class:`ReconstructConfig` and its ``multiview`` (``model="vggt"``), instead of ``config``.
 
     Returns:
         The reconstructed scene; ``scene.info`` holds what ``scene.json`` says.
@@ -57,7 +62,7 @@ def reconstruct(
     """
     if config is not None and options:
         raise InputError("give either a config or single options, not both")
-    config = config or ReconstructConfig(**options)
+    config = _with_network(config or ReconstructConfig.of(**options), network)
     progress = progress or SilentProgress()
     out = Path(out)
     resolve_device(config.device)
@@ -70,6 +75,8 @@ def reconstruct(
             f"this needs about {plan.peak_bytes / GIB:.1f} GiB, more than --max-memory {config.max_memory:g}",
             remedy="use --quality fast, a smaller --depth-width, or fewer pictures",
         )
+    if config.multiview.active and network is None:
+        check_precision(config.multiview, config.device)
     workspace = Workspace(
         out,
         input_hash=input_fingerprint(
@@ -86,7 +93,7 @@ def reconstruct(
         progress.message(
             f"{len(scene)} pictures; about {plan.seconds:.0f} s and {plan.peak_bytes / GIB:.1f} GiB"
         )
-        return _run_stages(scene, config, workspace, progress, str(source))
+        return _run_stages(scene, config, workspace, progress, str(source), network)
     except InputError:
         workspace.abandon()
         raise
@@ -96,13 +103,27 @@ def reconstruct(
         workspace.close()
 
 
+def _with_network(config: ReconstructConfig, network: MultiViewModel | None) -> ReconstructConfig:
+    """The options name an injected network, so that they tell which result this is."""
+    if network is None:
+        return config
+    if config.multiview.active:
+        raise InputError("give either a network or the name of one (model), not both")
+    return replace(config, multiview=replace(config.multiview, model=network.name))
+
+
 def _run_stages(
-    scene: Scene, config: ReconstructConfig, workspace: Workspace, progress: Progress, source: str
+    scene: Scene,
+    config: ReconstructConfig,
+    workspace: Workspace,
+    progress: Progress,
+    source: str,
+    network: MultiViewModel | None,
 ) -> Scene:
     out = workspace.root
 
     def cameras() -> dict[str, Any]:
-        solved, facts = camera_stage.solve_cameras(scene, config, workspace.work, progress)
+        solved, facts = camera_stage.solve_cameras(scene, config, workspace.work, progress, network)
         warnings = [*facts.get("warnings", ()), *results.write_cameras(solved, out)]
         return {**facts, "warnings": warnings, "metric": solved.metric}
 
@@ -110,7 +131,7 @@ def _run_stages(
     solved = results.reload_cameras(scene, out, workspace.record("cameras"))
 
     def depth() -> dict[str, Any]:
-        return depth_stage.solve_depth(solved, config, out, progress)[1]
+        return depth_stage.solve_depth(solved, config, out, progress, workspace.work)[1]
 
     _stage(workspace, "depth", depth)
     maps = depth_stage.reload_depth(solved, out)

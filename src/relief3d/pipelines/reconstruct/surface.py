@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relief3d.core.contract import Mesh, PointCloud, Scene
+from relief3d.core.contract import Depth, Mesh, PointCloud, Scene
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, stage
@@ -20,12 +20,16 @@ from relief3d.fusion.fuse import FusionConfig, fuse_frames
 from relief3d.fusion.points import fuse_points
 from relief3d.fusion.texture import bake_texture
 from relief3d.fusion.texture_views import TextureView
+from relief3d.geometry.camera_edits import resize_camera
+from relief3d.geometry.masked_resize import masked_nearest_indices
 from relief3d.io.glb import write_glb
 from relief3d.io.ply import write_ply
 from relief3d.io.splat import write_splat_ply
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
-from relief3d.pipelines.reconstruct.depth import DepthMap, pinhole_view
+from relief3d.pipelines.reconstruct.depth import DepthMap
+from relief3d.pipelines.reconstruct.pinhole import pinhole_view
 from relief3d.render.pictures import draw_frusta, orbit_cameras, render_mesh, up_direction
+from relief3d.stereo.views import stereo_size
 
 MAX_POINTS = 2_000_000
 MAX_SPLATS = 300_000
@@ -43,7 +47,7 @@ def solve_surface(
         InputError: no valid depth at all.
     """
     facts: dict[str, Any] = {"warnings": []}
-    frames = [_frame(scene, m) for m in maps]
+    frames = [_frame(scene, m, config.resolved_depth_width()) for m in maps]
     voxel = config.voxel_size or 0.0
     if config.mesh:
         result = fuse_frames(
@@ -81,19 +85,33 @@ def solve_surface(
 
 
 def _by_stereo(scene: Scene, config: ReconstructConfig) -> bool:
-    return config.depth_source == "stereo" or any(scene.views[i].depth is None for i in scene.posed)
+    """Also for networks: their maps were compared with each other."""
+    return config.depth_source in ("stereo", "model") or any(
+        scene.views[i].depth is None for i in scene.posed
+    )
 
 
-def _frame(scene: Scene, found: DepthMap) -> DepthFrame:
-    """The map with its picture at the map's size (full pictures of many views would not fit in memory)."""
+def _frame(scene: Scene, found: DepthMap, longest: int) -> DepthFrame:
+    """The map with its picture at the map's size (full pictures of many views would not fit in memory).
+
+    Maps at the size of large pictures hold no more than the network saw: they are thinned to ``longest`` for fusion.
+    """
     view = pinhole_view(scene.views[found.index])
+    depth, camera = found.load(scene.metric), found.camera
+    if max(camera.width, camera.height) > longest:
+        width, height = stereo_size(camera.width, camera.height, longest)
+        picked = masked_nearest_indices(depth.valid, (height, width))
+        confidence = None if depth.confidence is None else picked.take(depth.confidence)
+        values = picked.take(depth.values) * picked.valid
+        depth = Depth(values, picked.valid, depth.metric, confidence)
+        camera = resize_camera(camera, width, height)
     image = None
     if view.image is not None:
-        size = (found.camera.height, found.camera.width)
+        size = (camera.height, camera.width)
         image = torch.nn.functional.interpolate(
             view.load_image()[None], size, mode="bilinear", antialias=True, align_corners=False
         )[0].clamp(0, 1)
-    return DepthFrame(view.name, found.load(scene.metric), found.camera, image)
+    return DepthFrame(view.name, depth, camera, image)
 
 
 def _write_mesh(

@@ -1,0 +1,161 @@
+"""How many views go through a network at once, and what that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from relief3d.core.errors import InputError
+from relief3d.core.memory import GIB, available_memory
+from relief3d.pipelines.multiview.config import MultiviewConfig
+
+SAFE_SHARE = 0.85
+"""Of the memory that is free; the rest is for pictures, points and others."""
+MOST_AT_ONCE = 200
+"""Networks were trained on dozens of views and lose accuracy long before memory ends."""
+CPU_FLOPS, DEVICE_FLOPS = 1.2e11, 1.5e14
+"""Multiply-adds times two per second: two laptop cores, and one large accelerator in bfloat16."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What inference takes.
+
+    Attributes:
+        at_once: views per pass.
+        overlap: views that passes share; 0 with a single pass.
+        passes: of the network.
+        bytes: peak, with the weights.
+        seconds: rough wall time.
+        note: for people.
+    """
+
+    at_once: int
+    overlap: int
+    passes: int
+    bytes: float
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Bytes and arithmetic of a network on pictures of one size."""
+
+    parameters: int
+    width: int
+    tokens: int
+    pixels: int
+
+    def peak(self, views: int) -> float:
+        """Weights, four stored layers, what one block needs, and the heads of eight views."""
+        tokens = views * self.tokens
+        trunk = tokens * self.width * 4 * (4 * 2 + 12)
+        heads = min(views, 8) * self.pixels * 4 * 350 * min(1.0, self.width / 1024)
+        maps = views * self.pixels * 4 * 14
+        return self.parameters * 4 + trunk + heads + maps + 0.3 * GIB
+
+    def flops(self, views: int) -> float:
+        """Linear parts twice per parameter and token; attention across views with the square of the tokens."""
+        tokens = views * self.tokens
+        return 2.0 * self.parameters * tokens + 4.0 * tokens**2 * self.width * 24 * self.width / 1024
+
+
+def plan_capacity(
+    views: int,
+    size: tuple[int, int],
+    parameters: int,
+    config: MultiviewConfig,
+    *,
+    max_memory: float | None = None,
+    device: str = "cpu",
+    patch: int = 14,
+) -> Capacity:
+    """How to run a network on so many views.
+
+    Args:
+        views: their number.
+        size: (height, width) of the network's pictures.
+        parameters: of the network.
+        config: ``chunk`` and ``overlap``; 0 chooses.
+        max_memory: ceiling in GiB; None: what is free.
+        device: type of the device; the machine's own memory counts only on the CPU.
+        patch: of the network.
+
+    Raises:
+        InputError: not even two views (or the one there is) fit; says what would.
+    """
+    cost = _cost(size, parameters, patch)
+    limit = _limit(max_memory, device)
+    least = min(views, 2)
+    if limit is not None and cost.peak(least) > limit:
+        raise InputError(
+            f"a pass of {least} picture(s) of {size[1]}x{size[0]} through this network needs about "
+            f"{cost.peak(least) / GIB:.1f} GiB, more than the {limit / GIB:.1f} GiB allowed",
+            remedy=_smaller(cost, size, limit, least, patch),
+        )
+    fit = views
+    if limit is not None:
+        while fit > least and cost.peak(fit) > limit:
+            fit = max(least, fit * 9 // 10 if fit > 20 else fit - 1)
+    if config.chunk and limit is not None and min(config.chunk, views) > fit:
+        raise InputError(
+            f"chunks of {config.chunk} pictures need about {cost.peak(config.chunk) / GIB:.1f} GiB, more than the "
+            f"{limit / GIB:.1f} GiB allowed",
+            remedy=f"use --chunk {fit}",
+        )
+    at_once = min(views, config.chunk or min(fit, MOST_AT_ONCE))
+    if at_once >= views:
+        passes, overlap = 1, 0
+    else:
+        at_once = config.chunk or min(at_once, 60)
+        overlap = config.overlap or max(1, at_once // 2)
+        if overlap >= at_once:
+            raise InputError(
+                f"an overlap of {overlap} leaves nothing new in chunks of {at_once} pictures, which is what fits",
+                remedy=f"use --overlap {max(1, at_once // 2)}",
+            )
+        passes = 1 + -(-(views - at_once) // (at_once - overlap))
+    seconds = passes * cost.flops(at_once) / (CPU_FLOPS if device == "cpu" else DEVICE_FLOPS)
+    note = f"{size[1]}x{size[0]}, " + (
+        "one pass" if passes == 1 else f"{passes} passes of {at_once} pictures that share {overlap}"
+    )
+    return Capacity(at_once, overlap, passes, cost.peak(at_once), seconds + 2, note)
+
+
+def network_size(
+    config: MultiviewConfig, architecture: str | None, picture: tuple[int, int]
+) -> tuple[int, int]:
+    """(height, width) of the network's pictures for a plan, before the network is opened."""
+    from relief3d.pipelines.multiview.pictures import frame_pictures
+
+    own = {"pi3": "pi3", "pi3x": "pi3", "reliev3r": "keep"}.get(architecture or "", "vggt-crop")
+    framing = frame_pictures([picture], config, own)  # type: ignore[arg-type]
+    return framing.height, framing.width
+
+
+def _cost(size: tuple[int, int], parameters: int, patch: int) -> _Cost:
+    tokens = (size[0] // patch) * (size[1] // patch) + 5
+    # Parameters grow with the square of the width; 1024 channels belong to about a thousand million.
+    width = max(48, min(1024, round(1024 * (parameters / 1.0e9) ** 0.5)))
+    return _Cost(parameters, width, tokens, size[0] * size[1])
+
+
+def _limit(max_memory: float | None, device: str) -> float | None:
+    if max_memory is not None:
+        return max_memory * GIB
+    free = available_memory() if device == "cpu" else None
+    return None if free is None else free * SAFE_SHARE
+
+
+def _smaller(cost: _Cost, size: tuple[int, int], limit: float, views: int, patch: int) -> str:
+    """The plan that fits, in words."""
+    if cost.parameters * 4 + 0.3 * GIB > limit:
+        return f"the weights alone take {cost.parameters * 4 / GIB:.1f} GiB: use a smaller network or allow more memory"
+    longest = max(size)
+    for side in range(longest - patch, patch, -patch):
+        share = side / longest
+        rows, cols = (max(1, round(s * share / patch)) for s in size)
+        small = replace(cost, tokens=rows * cols + 5, pixels=rows * cols * patch * patch)
+        if small.peak(views) <= limit:
+            return f"--side {side} --preprocess keep fits"
+    return "allow more memory or use a smaller network"

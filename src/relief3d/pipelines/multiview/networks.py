@@ -1,0 +1,223 @@
+"""From the name that a user gave to a network that is ready to predict, with what must be said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError, RunError
+from relief3d.core.seeding import derive_seed
+from relief3d.models.checkpoints import read_state
+from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
+from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, autocast_dtype, wrap
+from relief3d.models.multiview.loading import (
+    ARCHITECTURES,
+    PUBLISHED,
+    fetch,
+    identify,
+    load_multiview,
+)
+from relief3d.models.multiview.pi3 import Pi3
+from relief3d.models.multiview.pi3x import Pi3X
+from relief3d.models.multiview.reliev3r import Reliev3rNet
+from relief3d.models.multiview.vggt import Head, Vggt
+from relief3d.pipelines.multiview.config import ARCHITECTURE_NAMES, UNTRAINED, MultiviewConfig
+
+DEFAULT_WEIGHTS: Mapping[str, str] = {
+    "vggt": "facebook/VGGT-1B",
+    "pi3": "yyfz233/Pi3",
+    "pi3x": "yyfz233/Pi3X",
+}
+"""Published weights of a bare architecture name."""
+_HEADS: tuple[tuple[Head, str], ...] = (
+    ("camera", "camera_head."),
+    ("depth", "depth_head."),
+    ("points", "point_head."),
+    ("tracks", "track_head."),
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a network comes from, known before anything large is read.
+
+    Attributes:
+        architecture: vggt, pi3, pi3x or reliev3r; None: the file will say.
+        label: for people and ``scene.json``.
+        published: name of published weights, or None.
+        file: of weights, or None.
+        untrained: random weights.
+    """
+
+    architecture: str | None
+    label: str
+    published: str | None = None
+    file: Path | None = None
+    untrained: bool = False
+
+
+def find_source(config: MultiviewConfig) -> Source:
+    """What ``--model`` names.
+
+    Raises:
+        InputError: neither a network, nor published, nor a file; or options that contradict it.
+    """
+    name, size = config.model, config.model_size
+    if config.untrained:
+        return Source(name, f"{UNTRAINED} {name} {size}", untrained=True)
+    if config.weights is not None:
+        return Source(name, f"{name} {size} ({config.weights.name})", file=config.weights)
+    published = DEFAULT_WEIGHTS.get(name, name if name in PUBLISHED else None)
+    if published is not None:
+        if size != "full":
+            raise InputError(
+                f"{published} is published at full size, not {size}",
+                remedy="drop --model-size, or name a file with --weights",
+            )
+        return Source(PUBLISHED[published].architecture, published, published=published)
+    if name in ARCHITECTURE_NAMES:
+        raise InputError(f"there are no published weights of {name}", remedy="name a file with --weights")
+    if not Path(name).is_file():
+        raise InputError(
+            f"--model '{name}' is no network, no published name and no file",
+            remedy=f"known are {', '.join((*ARCHITECTURE_NAMES, *PUBLISHED))}",
+        )
+    return Source(None, Path(name).name, file=Path(name))
+
+
+def check_precision(config: MultiviewConfig, device: str) -> None:
+    """Refuse float16 on a CPU before any work.
+
+    Raises:
+        InputError: see :func:`relief3d.models.multiview.interface.autocast_dtype`.
+    """
+    if config.precision != "auto":
+        autocast_dtype(config.precision, resolve_device(device))
+
+
+def check_weights(config: MultiviewConfig, announce: Callable[[str], None]) -> Source:
+    """Find (for published weights: download) the weights, and see that the file belongs to the network named.
+
+    Raises:
+        InputError: no such file, damaged, of another architecture, or published weights that cannot be fetched.
+    """
+    source = find_source(config)
+    if source.published is not None:
+        try:
+            return replace(source, file=fetch(source.published, announce=announce))
+        except RunError as exc:
+            # Nothing has been started: without weights the request itself cannot be served.
+            raise InputError(exc.message, remedy=exc.remedy) from exc
+    if source.file is not None:
+        found = _identified(read_state(source.file), source.file)
+        if source.architecture not in (None, found):
+            raise InputError(
+                f"these are weights of {found}, not of {source.architecture}",
+                path=source.file,
+                remedy=f"use --model {found}",
+            )
+        return replace(source, architecture=found)
+    return source
+
+
+def open_network(
+    config: MultiviewConfig,
+    *,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    options: InferenceOptions | None = None,
+    announce: Callable[[str], None],
+) -> tuple[MultiViewModel, Source]:
+    """The network that a user named, in evaluation mode on its device.
+
+    Args:
+        config: see :class:`MultiviewConfig`.
+        device: where it runs.
+        seed: of random weights.
+        options: of inference.
+        announce: gets licence, size and source before a download.
+
+    Raises:
+        InputError: see :func:`check_weights`; or names or shapes of the weights do not fit.
+    """
+    source = check_weights(config, announce)
+    network: nn.Module
+    if source.untrained:
+        assert source.architecture is not None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "untrained", config.model, config.model_size))
+            network = build_network(source.architecture, config.model_size).to(device).eval()
+    else:
+        assert source.file is not None
+        own = None
+        if source.published is None:
+            own = _for_file(config, source.file)
+        network = load_multiview(
+            source.published or source.file, network=own, device=device, announce=announce
+        )
+    return wrap(network, options), source
+
+
+def build_network(
+    architecture: str, size: str, *, heads: tuple[Head, ...] | None = None, fov_head: bool = True
+) -> nn.Module:
+    """A network of a named size with random weights.
+
+    Args:
+        architecture: vggt, pi3, pi3x or reliev3r.
+        size: nano to full.
+        heads: of a VGGT; None: camera and depth, which is what a reconstruction reads.
+        fov_head: whether a Reliev3R network predicts the field of view (else it must be given intrinsics).
+    """
+    if architecture == "vggt":
+        return Vggt(replace(vggt_config(size), heads=heads or ("camera", "depth")))  # type: ignore[arg-type]
+    if architecture == "pi3":
+        return Pi3(pi3_config(size))  # type: ignore[arg-type]
+    if architecture == "pi3x":
+        return Pi3X(pi3x_config(size))  # type: ignore[arg-type]
+    return Reliev3rNet(reliev3r_config(size, fov_head=fov_head))  # type: ignore[arg-type]
+
+
+def parameter_count(config: MultiviewConfig) -> int:
+    """Number of values of the network, without building it or reading weights.
+
+    Raises:
+        InputError: see :func:`find_source`.
+    """
+    source = find_source(config)
+    if source.published is not None:
+        return round(PUBLISHED[source.published].parameters * 1e6)
+    if source.architecture is None:
+        assert source.file is not None
+        # Weights are stored as two or four bytes per value; two is the cautious reading.
+        return source.file.stat().st_size // 2
+    with torch.device("meta"):
+        network = build_network(source.architecture, config.model_size)
+    return sum(p.numel() for p in network.parameters())
+
+
+def _identified(state: Mapping[str, Tensor], path: Path) -> str:
+    found = identify(state)
+    if found is None:
+        raise InputError(
+            "holds weights of none of the multi-view networks",
+            path=path,
+            remedy=f"known are {', '.join(ARCHITECTURES)}",
+        )
+    return found
+
+
+def _for_file(config: MultiviewConfig, path: Path) -> nn.Module | None:
+    """The network that a file of weights fills; None leaves the published size to the loader."""
+    state = read_state(path)
+    found = _identified(state, path)
+    fov_head = any(k.startswith("fov_head.") for k in state)
+    if config.model_size == "full" and not fov_head:
+        return None
+    heads = tuple(h for h, prefix in _HEADS if any(k.startswith(prefix) for k in state))
+    return build_network(found, config.model_size, heads=heads or None, fov_head=fov_head)

@@ -1,0 +1,281 @@
+"""Running a network on the views of a scene: all at once, or in chunks with frames decoded as they are needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from relief3d.core.contract import Prediction, View
+from relief3d.core.errors import InputError, RunError
+from relief3d.core.progress import Progress, stage
+from relief3d.models.multiview.interface import Known, MultiViewModel
+from relief3d.models.multiview.long_sequence import LongOptions, LongResult, run_long
+from relief3d.pipelines.multiview.pictures import Framing
+from relief3d.pipelines.multiview.store import DepthStore
+
+UNUSABLE_SHARE = 0.01
+"""Share of a view's pixels without a finite positive depth above which the network is called broken."""
+FOCAL_RANGE = (0.05, 50.0)
+"""Focal lengths outside, in units of the longer side, are no lens."""
+GUESSED_FOV_DEG = 60.0
+"""Lens that stands in for the impossible one of a network with random weights."""
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a network said about all views, in the network's pixels and unit.
+
+    Attributes:
+        world_from_cam: (N, 4, 4) float64.
+        K: (N, 3, 3) float64.
+        factor: (N,) float64 for the stored depth.
+        metric: lengths are metres.
+        store: depth and confidence in [0, 1]; confidence is 0 outside the picture and its mask.
+        facts: for ``scene.json``.
+        notes: what a user should know.
+    """
+
+    world_from_cam: Tensor
+    K: Tensor
+    factor: Tensor
+    metric: bool
+    store: DepthStore
+    facts: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Asker:
+    """A network together with the views it is asked about.
+
+    Attributes:
+        model: the network.
+        views: of the scene, without lens distortion.
+        framing: of their pictures.
+        known: what the network takes itself, (1, N, ...) in its pixels; None: nothing.
+        device: where it runs.
+        untrained: impossible lenses are replaced instead of refused.
+    """
+
+    model: MultiViewModel
+    views: Sequence[View]
+    framing: Framing
+    known: Known | None
+    device: torch.device
+    untrained: bool = False
+
+    def load(self, numbers: Sequence[int]) -> Tensor:
+        """(n, 3, H, W) pictures."""
+        return self.framing.load(self.views, numbers)
+
+    def ask(self, images: Tensor, numbers: Sequence[int]) -> Prediction:
+        """Predict some views (1, n, 3, H, W); checked, on the CPU, confidence 0 where there is nothing to trust.
+
+        Raises:
+            RunError: values that are not numbers, no positive depth, or an impossible lens, naming the view.
+        """
+        known = None if self.known is None else _part(self.known, numbers, self.device)
+        out = self.model.predict(images.to(self.device), known)
+        if out.depth is None or out.K is None or out.world_from_cam is None:
+            raise InputError(f"{self.model.name} does not give depth, intrinsics and poses, which this needs")
+        depth = out.depth[0].float().cpu()
+        trust = torch.ones_like(depth)
+        if out.depth_confidence is not None:
+            trust = out.depth_confidence[0].float().cpu()
+        K, poses = out.K[0].double().cpu(), out.world_from_cam[0].double().cpu()
+        depth, trust, K = depth.clone(), trust.clone(), K.clone()
+        for at, number in enumerate(numbers):
+            name = self.views[number].name
+            inside = self.framing.inside(number)
+            good = torch.isfinite(depth[at]) & (depth[at] > 0)
+            broken = float((inside & ~good).sum()) / max(1, int(inside.sum()))
+            if broken > UNUSABLE_SHARE or not bool(torch.isfinite(poses[at]).all()):
+                raise RunError(_complaint(self.model.name, name, broken), remedy=_remedy(self.untrained))
+            K[at] = self._lens(K[at], name)
+            mask = self.views[number].load_mask()
+            if mask is not None:
+                inside = inside & self.framing.to_network(number, mask)
+            depth[at] = torch.where(good, depth[at], torch.zeros_like(depth[at]))
+            usable = good & inside & torch.isfinite(trust[at])
+            trust[at] = torch.where(usable, trust[at], torch.zeros_like(trust[at]))
+        return Prediction(
+            depth=depth[None],
+            depth_confidence=trust[None],
+            K=K[None],
+            world_from_cam=_rigid(poses)[None],
+            metric=out.metric,
+        )
+
+    def _lens(self, K: Tensor, name: str) -> Tensor:
+        """The intrinsics, or for random weights a plain lens in place of an impossible one."""
+        longest = max(self.framing.width, self.framing.height)
+        focal = torch.stack([K[0, 0], K[1, 1]]) / longest
+        fits = bool(torch.isfinite(K).all()) and bool(
+            ((focal > FOCAL_RANGE[0]) & (focal < FOCAL_RANGE[1])).all()
+        )
+        if fits:
+            return K
+        if not self.untrained:
+            raise RunError(
+                f"{self.model.name} predicts an impossible lens for view '{name}'", remedy=_remedy(False)
+            )
+        f = longest / 2 / math.tan(math.radians(GUESSED_FOV_DEG) / 2)
+        return K.new_tensor([[f, 0, self.framing.width / 2], [0, f, self.framing.height / 2], [0, 0, 1]])
+
+
+def predict_whole(asker: Asker, folder: Path, progress: Progress) -> Predicted:
+    """One pass over all views.
+
+    Raises:
+        InputError: see :class:`Asker`.
+        RunError: see :meth:`Asker.ask`.
+    """
+    numbers = list(range(len(asker.views)))
+    store = DepthStore(folder)
+    with stage(progress, f"{asker.model.name} on {len(numbers)} pictures", 1):
+        out = asker.ask(asker.load(numbers)[None], numbers)
+        progress.advance()
+    assert out.depth is not None and out.depth_confidence is not None
+    assert out.K is not None and out.world_from_cam is not None
+    for index in numbers:
+        store.write(
+            index, out.depth[0, index], in_unit_range(out.depth_confidence[0, index], asker.model.name)
+        )
+    ones = torch.ones(len(numbers), dtype=torch.float64)
+    return Predicted(out.world_from_cam[0], out.K[0], ones, out.metric, store, {"passes": 1})
+
+
+def predict_chunks(
+    asker: Asker,
+    folder: Path,
+    options: LongOptions,
+    progress: Progress,
+    *,
+    loops: Sequence[tuple[int, int]] = (),
+) -> Predicted:
+    """Chunks that overlap, joined by similarities; memory does not grow with the number of views.
+
+    Args:
+        asker: network and views, in walking order.
+        folder: for the maps; chunks lie below it until all are joined, so that an interrupted run continues.
+        options: see :func:`relief3d.models.multiview.long_sequence.run_long`.
+        progress: shown per chunk.
+        loops: pairs of views that show the same place.
+
+    Raises:
+        InputError: neighbouring chunks share too little.
+        RunError: see :meth:`Asker.ask`.
+    """
+    metric: list[bool] = []
+
+    def predict(images: Tensor, numbers: Sequence[int]) -> Prediction:
+        out = asker.ask(images, numbers)
+        metric.append(out.metric)
+        return out
+
+    count = len(asker.views)
+    chunks = folder / "chunks"
+    long = run_long(count, asker.load, predict, chunks, options=options, loops=loops, progress=progress)
+    store = DepthStore(folder)
+    _unpack(long, store, asker.model.name)
+    for path in chunks.iterdir():
+        path.unlink()
+    chunks.rmdir()
+    worst = max((j.error for j in long.joints), default=0.0)
+    facts = {
+        "passes": len(long.chunks),
+        "chunk": options.chunk,
+        "overlap": options.overlap,
+        "worst_joint": round(worst, 5),
+        "loops": [list(p) for p in long.loops],
+        "loops_rejected": len(long.rejected),
+    }
+    notes: tuple[str, ...] = (
+        f"{count} pictures went through the network in {len(long.chunks)} overlapping chunks",
+    )
+    if worst > options.worst_loop:
+        notes += (
+            f"two chunks fit together badly ({100 * worst:.0f} % of the scene's size): the path may be bent there",
+        )
+    return Predicted(
+        long.world_from_cam, long.K, long.scale, bool(metric) and all(metric), store, facts, notes
+    )
+
+
+def _unpack(long: LongResult, store: DepthStore, name: str) -> None:
+    """Every view's own map out of its chunk's file, one at a time; the similarity's scale goes to the factor."""
+    starts: dict[int, int] = {}
+    for frame in range(len(long.home)):
+        index = int(long.home[frame])
+        path = long.folder / f"chunk_{index:05d}.safetensors"
+        with safe_open(str(path), framework="pt") as stored:
+            if index not in starts:
+                starts[index] = int(stored.get_tensor("frames")[0])
+            at = frame - starts[index]
+            depth = stored.get_slice("depth")[at]
+            confidence = stored.get_slice("confidence")[at]
+        store.write(frame, depth, in_unit_range(confidence, name))
+
+
+def in_unit_range(confidence: Tensor, name: str) -> Tensor:
+    """A network's confidence as (H, W) in [0, 1], same order: 1 - 1/c for VGGT (1 and more), c / 2 for Reliev3R.
+
+    pi3's is a probability already; anything else is c / (1 + c) where it leaves [0, 1].
+    """
+    if name == "vggt":
+        return torch.where(confidence >= 1, 1 - 1 / confidence.clamp_min(1), torch.zeros_like(confidence))
+    if name == "reliev3r":
+        return (confidence / 2).clamp(0, 1)
+    if bool((confidence > 1).any()):
+        return confidence / (1 + confidence)
+    return confidence.clamp(0, 1)
+
+
+def _part(known: Known, numbers: Sequence[int], device: torch.device) -> Known:
+    """What is known about some of the views."""
+    at = torch.tensor(list(numbers))
+
+    def pick(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value[:, at].to(device)
+
+    return replace(
+        known,
+        K=pick(known.K),
+        world_from_cam=pick(known.world_from_cam),
+        depth=pick(known.depth),
+        has_K=pick(known.has_K),
+        has_pose=pick(known.has_pose),
+    )
+
+
+def _rigid(poses: Tensor) -> Tensor:
+    """Rotations of single precision made orthogonal to double precision (nearest, by SVD)."""
+    U, _, Vh = torch.linalg.svd(poses[..., :3, :3])
+    flip = torch.ones(*U.shape[:-2], 3, dtype=U.dtype)
+    flip[..., 2] = torch.det(U @ Vh)
+    out = torch.eye(4, dtype=torch.float64).repeat(*poses.shape[:-2], 1, 1)
+    out[..., :3, :3] = U @ torch.diag_embed(flip) @ Vh
+    out[..., :3, 3] = poses[..., :3, 3]
+    return out
+
+
+def _complaint(model: str, view: str, broken: float) -> str:
+    if broken > UNUSABLE_SHARE:
+        return (
+            f"{model} gives no usable depth for view '{view}': {100 * broken:.0f} % of its pixels are not finite "
+            "or not positive"
+        )
+    return f"{model} gives a camera pose that is not finite for view '{view}'"
+
+
+def _remedy(untrained: bool) -> str:
+    if untrained:
+        return "random weights may do this; try another --seed"
+    return "the weights are damaged, or belong to another preprocessing or precision; try --precision float32"

@@ -1,0 +1,230 @@
+"""Cameras, sparse points and stored depth of a scene by a multi-view network."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relief3d.core.contract import Scene
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, SilentProgress
+from relief3d.geometry.distortion import distort_points, undistorted_camera
+from relief3d.models.multiview.attention_choice import attention_by_name
+from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, wrap
+from relief3d.models.multiview.long_sequence import LongOptions
+from relief3d.pipelines.multiview.capacity import plan_capacity
+from relief3d.pipelines.multiview.config import UNTRAINED, MultiviewConfig
+from relief3d.pipelines.multiview.known import Given, in_known_frame, network_inputs, what_is_given
+from relief3d.pipelines.multiview.neighbours import choose_neighbours
+from relief3d.pipelines.multiview.networks import Source, open_network
+from relief3d.pipelines.multiview.pictures import Framing, frame_pictures
+from relief3d.pipelines.multiview.points import sparse_points
+from relief3d.pipelines.multiview.predict import Asker, Predicted, predict_chunks, predict_whole
+from relief3d.pipelines.multiview.store import NetworkDepth
+from relief3d.pipelines.reconstruct.pinhole import pinhole_view
+
+NETWORK_FOLDER = "network"
+"""Below the work folder: what the network said, view by view."""
+
+
+@dataclass(frozen=True)
+class NetworkScene:
+    """What a network made of a scene.
+
+    Attributes:
+        scene: all views posed, cameras at original resolution, sparse points; ``metric`` when lengths are metres.
+        depth: dense depth at the network's size, in the scene's unit, on disk.
+        facts: JSON types, for ``scene.json``.
+    """
+
+    scene: Scene
+    depth: NetworkDepth
+    facts: dict[str, Any]
+
+
+def predict_scene(
+    scene: Scene,
+    config: MultiviewConfig,
+    work: Path,
+    *,
+    network: MultiViewModel | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    max_memory: float | None = None,
+    progress: Progress | None = None,
+) -> NetworkScene:
+    """Cameras and depth of every view by a multi-view network.
+
+    Lens distortion that is known is removed before the network sees a picture, and put back into the cameras. What is
+    known about the views is used: by the network itself where it can, and the result is brought into that frame.
+
+    Args:
+        scene: views with pictures; one is enough.
+        config: which network and how.
+        work: folder for the maps (``network/``).
+        network: used instead of the one that ``config`` names.
+        device: cpu, cuda, mps or auto.
+        seed: of random weights and chosen points.
+        max_memory: ceiling in GiB.
+        progress: receives stages and notes.
+
+    Raises:
+        InputError: no pictures, the network cannot be had or does not fit, or options contradict each other.
+        RunError: the network gives values that are no geometry, naming the view.
+    """
+    progress = progress or SilentProgress()
+    if not scene.views:
+        raise InputError("there are no pictures to reconstruct")
+    where = resolve_device(device)
+    flat = scene.replace(views=tuple(pinhole_view(v) for v in scene.views))
+    model, source = _network(config, network, where, seed, progress)
+    framing = frame_pictures(
+        [(v.camera.width, v.camera.height) for v in flat.views], config, model.prepare_mode, model.patch
+    )
+    for note in framing.notes:
+        progress.message(note)
+    model = _with_options(model, config, framing)
+    given = what_is_given(flat.views, needs_K="K" in model.takes and "depth" not in model.takes)
+    known = network_inputs(model, flat.views, framing, given, metric=scene.metric)
+    asker = Asker(model, flat.views, framing, known, where, source.untrained)
+    predicted = _predict(asker, config, work, where.type, max_memory, seed, scene.ordered, progress)
+    facts: dict[str, Any] = {
+        "method": f"network {source.label}",
+        "network": source.label,
+        "untrained": source.untrained,
+        "network_size": [framing.width, framing.height],
+        "preprocess": framing.mode,
+        **predicted.facts,
+    }
+    warnings = [*framing.notes, *predicted.notes]
+    if source.untrained:
+        warnings.insert(0, f"{UNTRAINED}: random weights made this result; its numbers mean nothing")
+    given = what_is_given(flat.views)
+    if given.any:
+        predicted, facts["known_geometry"], more = in_known_frame(
+            predicted, flat.views, framing, given, metric=scene.metric
+        )
+        warnings += more
+    depth = NetworkDepth(
+        predicted.store,
+        tuple(v.name for v in scene.views),
+        predicted.K,
+        predicted.factor,
+        framing.network_from_original,
+        framing.content,
+        framing.mode,
+        framing.side,
+        framing.patch,
+        source.untrained,
+    )
+    solved = _with_cameras(scene, flat, predicted, framing, given, depth, progress)
+    solved = solved.replace(metric=predicted.metric and not source.untrained)
+    facts |= {"registered": len(solved), "points": 0 if solved.sparse is None else len(solved.sparse)}
+    facts["warnings"] = warnings
+    depth.save()
+    return NetworkScene(solved, depth, facts)
+
+
+def _network(
+    config: MultiviewConfig,
+    network: MultiViewModel | None,
+    device: torch.device,
+    seed: int,
+    progress: Progress,
+) -> tuple[MultiViewModel, Source]:
+    if network is not None:
+        return network, Source(network.name, network.name)
+    model, source = open_network(config, device=device, seed=seed, announce=progress.message)
+    if source.untrained:
+        progress.message(f"{source.label}: random weights, the result means nothing")
+    return model, source
+
+
+def _with_options(model: MultiViewModel, config: MultiviewConfig, framing: Framing) -> MultiViewModel:
+    """Precision and attention; an injected model runs as it is."""
+    inner = getattr(model, "network", None)
+    if not isinstance(inner, torch.nn.Module):
+        return model
+    grid = (framing.height // model.patch, framing.width // model.patch)
+    specials = 5  # VGGT: camera and four registers; pi3 and its kin: five registers
+    attend = attention_by_name(
+        config.attention, tokens_per_view=grid[0] * grid[1] + specials, grid=grid, specials=specials
+    )
+    return wrap(inner, InferenceOptions(config.precision, attend=attend))
+
+
+def _predict(
+    asker: Asker,
+    config: MultiviewConfig,
+    work: Path,
+    device: str,
+    max_memory: float | None,
+    seed: int,
+    ordered: bool,
+    progress: Progress,
+) -> Predicted:
+    """All views at once, or in chunks when they do not fit."""
+    inner = getattr(asker.model, "network", None)
+    parameters = sum(p.numel() for p in inner.parameters()) if isinstance(inner, torch.nn.Module) else 0
+    size = (asker.framing.height, asker.framing.width)
+    plan = plan_capacity(
+        len(asker.views),
+        size,
+        parameters,
+        config,
+        max_memory=max_memory,
+        device=device,
+        patch=asker.model.patch,
+    )
+    folder = work / NETWORK_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    if plan.passes == 1:
+        return predict_whole(asker, folder, progress)
+    options = LongOptions(chunk=plan.at_once, overlap=plan.overlap, seed=seed)
+    found = predict_chunks(asker, folder, options, progress)
+    if not ordered:
+        found = replace(
+            found,
+            notes=(*found.notes, "chunks follow the order of the pictures' names; use --chunk 0 with more memory "
+                   "when they were not taken along a path"),
+        )  # fmt: skip
+    return found
+
+
+def _with_cameras(
+    scene: Scene,
+    flat: Scene,
+    predicted: Predicted,
+    framing: Framing,
+    given: Given,
+    depth: NetworkDepth,
+    progress: Progress,
+) -> Scene:
+    """The scene with cameras at original resolution and sparse points."""
+    views = []
+    for index, view in enumerate(scene.views):
+        K = framing.original_intrinsics(index, predicted.K[index])
+        K[0, 1] = K[1, 0] = 0.0
+        source = "given" if given.has_K[index] else "estimated"
+        camera = view.camera.replace(K=K, world_from_cam=predicted.world_from_cam[index], K_source=source)
+        views.append(view.replace(camera=camera))
+    neighbours = choose_neighbours(predicted.world_from_cam, depth)
+
+    def colours(index: int) -> Tensor:
+        return framing.load(flat.views, [index])[0]
+
+    sparse = sparse_points(predicted.world_from_cam, depth, neighbours, colours, progress)
+    if any(v.camera.distortion is not None for v in views):
+        xy = sparse.obs_xy.clone()
+        for index, view in enumerate(views):
+            mine = sparse.obs_view == index
+            if view.camera.distortion is not None and bool(mine.any()):
+                xy[mine] = distort_points(xy[mine], view.camera, undistorted_camera(view.camera))
+        sparse = dataclasses.replace(sparse, obs_xy=xy)
+    return scene.replace(views=tuple(views), sparse=sparse)
