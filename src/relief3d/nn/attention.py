@@ -16,6 +16,9 @@ from relief3d.nn.rope import RopeTable, apply_rope
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(B, heads, T, d) queries, keys, values -> (B, heads, T, d)."""
 
+TOKENS_PER_PASS = 8192
+"""Without gradients, longer sequences are projected in parts of about so many tokens; only memory depends on it."""
+
 
 def attend_fully(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention of every query to every key, scale d ** -0.5, without storing the weights."""
@@ -87,15 +90,54 @@ class Attention(nn.Module):
             attend: the inner product.
             cache: past keys and values, to which this call's are added.
         """
+        if attend is attend_fully and cache is None and not torch.is_grad_enabled():
+            parts = _whole_views(x.shape[1], x.shape[0], rope)
+            if len(parts) > 1:
+                return self._in_parts(x, rope, parts)
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
-        if rope is not None:
-            q, k = _rotated(q, rope), _rotated(k, rope)
-        # Norms may have promoted queries and keys under autocast.
-        q, k = q.to(v.dtype), k.to(v.dtype)
+        q, k = self._ready(q, self.q_norm, rope, v.dtype), self._ready(k, self.k_norm, rope, v.dtype)
         if cache is not None:
             k, v = cache.append(k, v)
         return self.proj(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _ready(x: Tensor, norm: nn.Module, rope: RopeTable | None, dtype: torch.dtype) -> Tensor:
+        """Normed and rotated queries or keys; norms may have promoted them under autocast."""
+        x = norm(x)
+        return (x if rope is None else _rotated(x, rope)).to(dtype)
+
+    def _in_parts(self, x: Tensor, rope: RopeTable | None, parts: list[slice]) -> Tensor:
+        """The same with keys and values of all tokens in memory, but queries and products of one part only."""
+        heads, dim = self.heads, x.shape[-1]
+        weight, bias = self.qkv.weight, self.qkv.bias
+
+        def project(at: slice, rows: slice) -> Tensor:
+            y = nn.functional.linear(x[:, at], weight[rows], None if bias is None else bias[rows])
+            return y.unflatten(-1, (-1, heads, dim // heads)).permute(2, 0, 3, 1, 4)
+
+        keys, values = None, None
+        for at in parts:
+            k, v = project(at, slice(dim, None)).unbind(0)
+            if keys is None or values is None:
+                size = (*v.shape[:2], x.shape[1], v.shape[-1])
+                keys, values = v.new_empty(size), v.new_empty(size)
+            keys[:, :, at], values[:, :, at] = self._ready(k, self.k_norm, rope, v.dtype), v
+        assert keys is not None and values is not None
+        out = None
+        for at in parts:
+            q = self._ready(project(at, slice(0, dim))[0], self.q_norm, rope, values.dtype)
+            y = self.proj(attend_fully(q, keys, values).transpose(1, 2).flatten(2))
+            out = y.new_empty(x.shape) if out is None else out
+            out[:, at] = y
+        assert out is not None
+        return out
+
+
+def _whole_views(tokens: int, batch: int, rope: RopeTable | None) -> list[slice]:
+    """Slices of whole views (rows of the rotary tables) with about TOKENS_PER_PASS tokens each."""
+    unit = 1 if rope is None else rope.cos.shape[0]
+    step = max(1, TOKENS_PER_PASS // (unit * batch)) * unit
+    return [slice(i, min(i + step, tokens)) for i in range(0, tokens, step)]
 
 
 def _rotated(x: Tensor, rope: RopeTable) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from relief3d.nn.attention import Attend, Attention, KeyValueCache, attend_fully
+from relief3d.nn.attention import TOKENS_PER_PASS, Attend, Attention, KeyValueCache, attend_fully
 from relief3d.nn.rope import RopeTable
 
 
@@ -30,8 +30,16 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C')."""
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
+        """(..., C) -> (..., C'). Without gradients, many tokens go through in parts, which bounds the hidden layer."""
+        if torch.is_grad_enabled() or x.numel() <= TOKENS_PER_PASS * x.shape[-1]:
+            return self.fc2(nn.functional.gelu(self.fc1(x)))
+        flat, out = x.flatten(0, -2), None
+        for i in range(0, len(flat), TOKENS_PER_PASS):
+            part = self.fc2(nn.functional.gelu(self.fc1(flat[i : i + TOKENS_PER_PASS])))
+            out = part.new_empty(len(flat), part.shape[-1]) if out is None else out
+            out[i : i + TOKENS_PER_PASS] = part
+        assert out is not None
+        return out.unflatten(0, x.shape[:-1])
 
 
 class Block(nn.Module):
@@ -76,5 +84,29 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see :meth:`Attention.forward`."""
-        x = x + self.ls1(self.attn(self.norm1(x), rope, attend, cache))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        x = _added(x, self.attn(self.norm1(x), rope, attend, cache), self.ls1)
+        return _added(x, self.mlp(self.norm2(x)), self.ls2)
+
+
+def _added(x: Tensor, branch: Tensor, scale: nn.Module) -> Tensor:
+    """x + scale(branch), in one operation; without gradients in the memory of the branch."""
+    if not isinstance(scale, LayerScale):
+        return x + scale(branch)
+    if torch.is_grad_enabled() or x.dtype != branch.dtype or scale.gamma.dtype != x.dtype:
+        return torch.addcmul(x, branch, scale.gamma)
+    return torch.addcmul(x, branch, scale.gamma, out=branch)
+
+
+def run_in_chunks(block: nn.Module, x: Tensor, rope: RopeTable | None, chunk: int | None) -> Tensor:
+    """A block over (M, T, C) tokens that do not mix between rows, ``chunk`` rows at a time; only memory depends on it."""
+    if chunk is None or chunk >= len(x):
+        return block(x, rope)
+    if torch.is_grad_enabled():
+        return torch.cat([block(x[i : i + chunk], rope) for i in range(0, len(x), chunk)])
+    out = None
+    for i in range(0, len(x), chunk):
+        part = block(x[i : i + chunk], rope)
+        out = part.new_empty(len(x), *part.shape[1:]) if out is None else out
+        out[i : i + chunk] = part
+    assert out is not None
+    return out

@@ -36,14 +36,23 @@ def sincos(positions: Tensor, channels: int, base: float) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
+def uv_embedding_axes(
+    rows: int, cols: int, aspect: float, channels: int, device: torch.device, base: float = 100.0
+) -> tuple[Tensor, Tensor]:
+    """The two halves of :func:`uv_embedding` before they are spread: (channels / 2, 1, cols) of x, (channels / 2,
+    rows, 1) of y.
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    u, v = uv_axes(rows, cols, aspect, device, dtype)
+    x, y = (sincos(axis, channels // 2, base).float().T for axis in (u, v))
+    return x[:, None], y[:, :, None]
+
+
 def uv_embedding(
     rows: int, cols: int, aspect: float, channels: int, device: torch.device, base: float = 100.0
 ) -> Tensor:
     """(channels, rows, cols) float32: the first half embeds x, the second y. Computed in double precision where the
     device has it.
     """
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    u, v = uv_axes(rows, cols, aspect, device, dtype)
-    x = sincos(u, channels // 2, base).float().T[:, None].expand(-1, rows, cols)
-    y = sincos(v, channels // 2, base).float().T[:, :, None].expand(-1, rows, cols)
-    return torch.cat([x, y])
+    x, y = uv_embedding_axes(rows, cols, aspect, channels, device, base)
+    return torch.cat([x.expand(-1, rows, cols), y.expand(-1, rows, cols)])

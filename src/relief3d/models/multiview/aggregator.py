@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from relief3d.nn.attention import Attend, attend_fully
-from relief3d.nn.blocks import Block
+from relief3d.nn.blocks import Block, run_in_chunks
 from relief3d.nn.rope import Rope2D
 from relief3d.nn.vit import VisionTransformer, VitConfig
 
@@ -109,7 +109,7 @@ class Aggregator(nn.Module):
         for i, (within, across) in enumerate(zip(self.frame_blocks, self.global_blocks)):
             if i > last:
                 break
-            own = _in_chunks(within, x, rope, chunk)
+            own = run_in_chunks(within, x, rope, chunk)
             x = across(own.unflatten(0, (batch, views)).flatten(1, 2), rope, attend)
             x = x.unflatten(1, (views, -1)).flatten(0, 1)
             if i in wanted:
@@ -122,9 +122,3 @@ class Aggregator(nn.Module):
         index = torch.ones(views, dtype=torch.long, device=pair.device)
         index[0] = 0
         return pair[index].repeat(batch, 1, 1)
-
-
-def _in_chunks(block: nn.Module, x: Tensor, rope: object, chunk: int | None) -> Tensor:
-    if chunk is None or chunk >= len(x):
-        return block(x, rope)
-    return torch.cat([block(x[i : i + chunk], rope) for i in range(0, len(x), chunk)])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from relief3d.geometry.rotations import matrix_from_svd9d
 from relief3d.models.multiview.aggregator import IMAGE_MEAN, IMAGE_STD
 from relief3d.nn.attention import Attend, attend_fully
-from relief3d.nn.blocks import Block
+from relief3d.nn.blocks import Block, run_in_chunks
 from relief3d.nn.rope import Rope2D, RopeTable
 from relief3d.nn.vit import VisionTransformer, VitConfig
 
@@ -217,8 +217,7 @@ class AlternatingDecoder(nn.Module):
         if index % 2:
             x = x.unflatten(0, (-1, views)).flatten(1, 2)
             return block(x, rope, attend).unflatten(1, (views, -1)).flatten(0, 1)
-        step = len(x) if chunk is None else max(1, chunk)
-        return torch.cat([block(x[j : j + step], rope) for j in range(0, len(x), step)])
+        return run_in_chunks(block, x, rope, chunk)
 
     def fused(self, images: Tensor, chunk: int | None, attend: Attend) -> Tensor:
         """(B * N, T, 2 C): the last block within the views beside the last across them."""
