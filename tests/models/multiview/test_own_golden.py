@@ -1,7 +1,7 @@
 """Networks with prescribed weights against our own stored outputs (tests/golden/make_multiview.py), on any clone.
 
 Differences are relative to the root mean square of an output. Double precision holds to 1e-6 (the rotary tables and
-the tracker's flow table are float32 in any case), single precision to 5e-5: measured are 2.4e-5 for points in the world,
+the tracker's flow table are float32 in any case), single precision to 5e-5: measured are 2.4e-5 for world points,
 2e-5 for depth, 1e-5 or less elsewhere.
 """
 
