@@ -79,6 +79,15 @@ def lenses_of(views: Sequence[View], sharing: Sharing, radial: bool) -> list[Len
     return found
 
 
+def shared_focal_spread(views: Sequence[View]) -> float:
+    """Largest over smallest predicted focal length among views that ``"auto"`` lets share a lens."""
+    spread = 1.0
+    for lens in lenses_of(views, "auto", False):
+        focal = [_focal(views[i].camera) for i in lens.views]
+        spread = max(spread, max(focal) / min(focal))
+    return spread
+
+
 def _estimated(view: View) -> View:
     return view.replace(camera=view.camera.replace(K_source="estimated"))
 

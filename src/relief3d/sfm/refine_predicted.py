@@ -26,9 +26,9 @@ from relief3d.sfm import colmap
 from relief3d.sfm.attempts import Run, prepare
 from relief3d.sfm.config import FeatureRecipe, Recipe, SfmConfig
 from relief3d.sfm.consistency import read_verified
-from relief3d.sfm.predicted_adjustment import Freedom, Sharing
+from relief3d.sfm.predicted_adjustment import Freedom, Sharing, shared_focal_spread
 from relief3d.sfm.predicted_outcome import as_given, refined_scene
-from relief3d.sfm.predicted_report import Held, RefineReport, measure
+from relief3d.sfm.predicted_report import Held, RefineReport, judge, measure
 from relief3d.sfm.predicted_rounds import Outcome, Plan, RoundOptions, ScaleSource, run_plan
 from relief3d.sfm.predicted_tracks import (
     Observations,
@@ -42,8 +42,12 @@ from relief3d.sfm.work_files import view_fingerprint
 
 __all__ = ["RefineConfig", "RefineReport", "RefineResult", "Tracks", "refine_predicted"]
 
-GOOD_SHARE = 0.85
+GOOD_SHARE = 0.9
 """Share of held-out sightings below 2 px with which no other plan is tried."""
+
+SAME_LENS_SPREAD = 1.1
+"""Predicted focal lengths further apart leave open whether the views share a lens, so both are tried:
+a wrongly shared lens can fit most tracks with senseless poses."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +98,9 @@ class RefineConfig:
     min_view_observations: int = 20
     min_parallax_px: float = 2.0
     max_focal_std: float = 0.06
-    max_focal_change: float = 2.0
+    max_focal_change: float = 1.5
     max_turn_deg: float = 30.0
-    max_shift: float = 1.0
+    max_shift: float = 0.5
     scale_from: ScaleSource = "depth"
     seed: int = 0
     threads: int = 1
@@ -187,7 +191,7 @@ def refine_predicted(
     used, held = hold_out(observations, config.holdout, config.seed)
     before = measure([v.camera for v in views], held)
     outcomes = _outcomes(pycolmap, views, used, before, config, progress)
-    best = max(outcomes, key=lambda o: (o.accepted, o.share if o.accepted else 0.0))
+    best = _best(outcomes, config.max_error_px)
     facts = {
         "before": before.summary(config.max_error_px),
         "after": None if best.after is None else best.after.summary(config.max_error_px),
@@ -273,6 +277,7 @@ def _outcomes(
         config.refine_focal, config.refine_centre, config.refine_distortion, config.refine_poses, fixed
     )
     rigid = replace(freedom, focal=False, centre=False, lens=False)
+    doubt = config.sharing == "auto" and shared_focal_spread(views) > SAME_LENS_SPREAD
     plans = [Plan("own lenses" if config.sharing == "none" else "shared lenses", config.sharing, freedom)]
     if config.sharing == "auto":
         plans.append(Plan("own lenses", "none", freedom))
@@ -287,6 +292,22 @@ def _outcomes(
                 outcome = Outcome(plan.name, False, exc.message)
             found.append(outcome)
             progress.advance(note=outcome.reason)
-            if outcome.hopeless or (outcome.accepted and outcome.share >= GOOD_SHARE):
+            good = outcome.accepted and outcome.share >= GOOD_SHARE
+            if outcome.hopeless or (good and not (doubt and len(found) == 1)):
                 break
     return found
+
+
+def _best(outcomes: Sequence[Outcome], inlier_px: float) -> Outcome:
+    """The first accepted outcome, unless a later one fits the held-out tracks better; else the first."""
+    best = outcomes[0]
+    for other in outcomes[1:]:
+        if not other.accepted or other.after is None:
+            continue
+        if (
+            not best.accepted
+            or best.after is None
+            or judge(best.after.summary(inlier_px), other.after.summary(inlier_px))[0]
+        ):
+            best = other
+    return best
