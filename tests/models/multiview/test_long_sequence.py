@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,10 +17,11 @@ from relief3d.core.contract import Prediction
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
 from relief3d.geometry.alignment import umeyama
+from relief3d.geometry.projection import depth_to_world_points
 from relief3d.geometry.rotations import matrix_from_axis_angle
-from relief3d.geometry.transforms import make_rigid, sim3_exp, split_similarity
+from relief3d.geometry.transforms import invert_rigid, make_rigid, sim3_exp, split_similarity
 from relief3d.models.multiview.long_alignment import fit_overlap, home_chunk, loop_candidates, plan_chunks
-from relief3d.models.multiview.long_sequence import LongOptions, run_long
+from relief3d.models.multiview.long_sequence import LongOptions, LongResult, Predict, run_long
 
 SIZE = (12, 16)
 
@@ -115,15 +119,15 @@ def test_exact_chunks_give_back_the_exact_path(tmp_path: Path) -> None:
 
 
 def test_loops_keep_the_drift_below_a_percent(tmp_path: Path) -> None:
-    frames = 1200
+    frames = 600
     oracle = Oracle(frames, noise=0.03)
     options = LongOptions(chunk=20, overlap=6, points=200)
     open_end = run_long(frames, oracle.load, oracle.predict, tmp_path, options=options)
-    loops = [(i, i + frames // 2) for i in range(5, frames // 2 - 5, 40)]
+    loops = [(i, i + frames // 2) for i in range(5, frames // 2 - 5, 30)]
     closed = run_long(frames, oracle.load, oracle.predict, tmp_path, options=options, loops=loops)
     before, after = drift(open_end.world_from_cam, oracle.poses), drift(closed.world_from_cam, oracle.poses)
-    assert after < 0.01 and after < 0.6 * before, (before, after)
-    assert len(closed.loops) >= 10 and closed.graph is not None
+    assert after < 0.01 and after < 0.3 * before, (before, after)
+    assert len(closed.loops) >= 8 and closed.graph is not None
 
 
 def test_a_wrong_loop_is_not_believed(tmp_path: Path) -> None:
@@ -148,15 +152,181 @@ def test_a_wrong_loop_is_not_believed(tmp_path: Path) -> None:
         run_long(200, oracle.load, oracle.predict, tmp_path, options=options, loops=[(10, 999)])
 
 
-def test_interrupted_runs_continue_and_other_plans_start_again(tmp_path: Path) -> None:
-    oracle, options = Oracle(60), LongOptions(chunk=20, overlap=8)
-    run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
+def test_false_loops_among_true_ones_are_dropped(tmp_path: Path) -> None:
+    """The network is fooled: each end of a false loop is right by itself, but it puts the two ends together."""
+    frames = 400
+    oracle = Oracle(frames, noise=0.02)
+    options = LongOptions(chunk=20, overlap=6, points=200)
+    true = [(i, i + frames // 2) for i in range(5, frames // 2 - 5, 14)]
+    generator = torch.Generator().manual_seed(3)
+    false = []
+    while len(false) < round(0.3 / 0.7 * len(true)):
+        i, j = sorted(torch.randint(0, frames, (2,), generator=generator).tolist())
+        if j - i > 60 and (oracle.poses[i, :3, 3] - oracle.poses[j, :3, 3]).norm() > 8:
+            false.append((i, j))
+
+    def fooled(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        out = oracle.predict(images, numbers)
+        middle = options.loop_frames
+        ends = numbers[middle // 2], numbers[-1] - middle // 2
+        if len(numbers) == 2 * middle and any(abs(a - ends[0]) + abs(b - ends[1]) < 25 for a, b in false):
+            assert out.world_from_cam is not None
+            poses = out.world_from_cam[0].clone()
+            poses[middle:] = poses[middle // 2] @ invert_rigid(poses[-middle // 2]) @ poses[middle:]
+            return replace(out, world_from_cam=poses[None])
+        return out
+
+    open_end = run_long(frames, oracle.load, fooled, tmp_path / "open", options=options)
+    out = run_long(frames, oracle.load, fooled, tmp_path / "closed", options=options, loops=true + false)
+    assert len(false) >= 5 and not set(false) & set(out.loops), "a false loop was believed"
+    assert set(out.rejected) >= set(false) and len(out.loops) >= 0.8 * len(true)
+    assert drift(out.world_from_cam, oracle.poses) < 0.7 * drift(open_end.world_from_cam, oracle.poses)
+
+
+def test_interrupted_runs_continue_bit_for_bit(tmp_path: Path) -> None:
+    oracle, options = Oracle(120), LongOptions(chunk=20, overlap=8)
+    loops = [(10, 70), (30, 90)]
+
+    def run(folder: str, predict: Predict, source: str | None = "walk 1") -> LongResult:
+        return run_long(
+            120, oracle.load, predict, tmp_path / folder, options=options, loops=loops, source=source
+        )
+
+    whole = run("whole", oracle.predict)
     made = len(oracle.calls)
-    (tmp_path / "chunk_00002.safetensors").unlink()
-    run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
-    assert len(oracle.calls) == made + 1
-    run_long(60, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=30, overlap=8))
-    assert len(oracle.calls[made + 1 :]) == len(plan_chunks(60, 30, 8))
+    left = [made]
+
+    def dies(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return oracle.predict(images, numbers)
+
+    for stop in (4, made - 3):
+        left[0] = stop
+        with pytest.raises(KeyboardInterrupt):
+            run("resumed", dies)
+    # Cut off, and of other frames: neither is taken for a whole file.
+    first, second, third = (tmp_path / "resumed" / f"chunk_{i:05d}.safetensors" for i in range(3))
+    first.write_bytes(first.read_bytes()[:1000])
+    second.write_bytes(third.read_bytes())
+    before = len(oracle.calls)
+    again = run("resumed", oracle.predict)
+    assert len(oracle.calls) == before + 3, "two spoilt chunks and the last loop"
+    assert torch.equal(again.world_from_cam, whole.world_from_cam) and torch.equal(again.scale, whole.scale)
+    assert torch.equal(again.chunks, whole.chunks) and again.loops == whole.loops
+    assert torch.equal(again.depth(77)[0], whole.depth(77)[0])
+    for source, fresh in (("walk 1", 0), ("walk 2", made), (None, made), (None, made)):
+        before = len(oracle.calls)
+        run("resumed", oracle.predict, source)
+        assert len(oracle.calls) == before + fresh, (source, "files of other pictures were taken over")
+
+
+def test_other_plans_start_again(tmp_path: Path) -> None:
+    oracle = Oracle(60)
+    for chunk in (20, 30):
+        before = len(oracle.calls)
+        options = LongOptions(chunk=chunk, overlap=8)
+        run_long(60, oracle.load, oracle.predict, tmp_path, options=options, source="walk")
+        assert len(oracle.calls) - before == len(plan_chunks(60, chunk, 8))
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    oracle, options = Oracle(60), LongOptions(chunk=20, overlap=8)
+    write, count = Path.write_bytes, [0]
+
+    def full(self: Path, data: bytes) -> int:
+        count[0] += self.suffix == ".safetensors"
+        if count[0] == 3:
+            write(self, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="disk is full"):
+        run_long(60, oracle.load, oracle.predict, tmp_path, options=options, source="a")
+    names = sorted(p.name for p in tmp_path.iterdir())
+    assert names == ["chunk_00000.safetensors", "chunk_00001.safetensors", "plan.json"]
+    run_long(60, oracle.load, oracle.predict, tmp_path, options=options, source="a")
+
+
+def test_frames_that_cannot_be_joined_are_named(tmp_path: Path) -> None:
+    oracle, options = Oracle(60), LongOptions(chunk=20, overlap=8)
+
+    def blind(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        out = oracle.predict(images, numbers)
+        assert out.depth is not None
+        hidden = torch.tensor([24 <= n < 32 for n in numbers])
+        return replace(out, depth=out.depth.masked_fill(hidden[None, :, None, None], 0.0))
+
+    with pytest.raises(InputError, match=r"frames 24 to 31 .* 0 usable points") as caught:
+        run_long(60, oracle.load, blind, tmp_path, options=options)
+    assert "overlap" in str(caught.value)
+
+
+def test_joints_that_fit_badly_are_noted(tmp_path: Path) -> None:
+    oracle, options = Oracle(60, noise=0.0), LongOptions(chunk=20, overlap=8)
+
+    def rough(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        out = oracle.predict(images, numbers)
+        assert out.depth is not None
+        bad = torch.tensor([n >= 36 for n in numbers])[None, :, None, None]
+        factor = 0.2 + 3 * torch.rand(
+            out.depth.shape, generator=torch.Generator().manual_seed(len(oracle.calls))
+        )
+        return replace(out, depth=torch.where(bad, out.depth * factor, out.depth))
+
+    out = run_long(60, oracle.load, rough, tmp_path, options=options)
+    assert out.notes and "frames 36 to 43" in out.notes[0]
+    fine = run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
+    assert fine.notes == ()
+
+
+def test_one_chunk_is_enough_for_few_frames(tmp_path: Path) -> None:
+    oracle = Oracle(7, noise=0.0)
+    out = run_long(7, oracle.load, oracle.predict, tmp_path, loops=[(0, 6)])
+    assert oracle.calls == [list(range(7))] and out.joints == () and out.rejected == ((0, 6),)
+    assert drift(out.world_from_cam, oracle.poses) < 1e-9
+
+
+def test_the_last_chunk_is_as_long_as_the_others(tmp_path: Path) -> None:
+    oracle = Oracle(45, noise=0.0)
+    out = run_long(45, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=20, overlap=8))
+    assert [len(c) for c in oracle.calls] == [20] * 4 and out.starts == (0, 12, 24, 25)
+    assert drift(out.world_from_cam, oracle.poses) < 1e-9
+
+
+def test_points_come_lazily_in_one_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = Oracle(60, noise=0.0)
+    out = run_long(60, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=20, overlap=8))
+    truth = depth_to_world_points(oracle.depth.expand(60, *SIZE), oracle.K.expand(60, 3, 3), oracle.poses)
+    points = torch.stack([out.points(f)[0] for f in range(60)])
+    fit = umeyama(points.reshape(-1, 3), truth.reshape(-1, 3))
+    assert torch.allclose(fit.apply(points.reshape(-1, 3)), truth.reshape(-1, 3), atol=1e-4)
+    with pytest.raises(InputError, match="no frame 60"):
+        out.depth(60)
+
+
+def test_no_more_than_one_pass_is_held(tmp_path: Path) -> None:
+    """Tensors of maps that are alive at any time do not grow with the number of frames."""
+    oracle, options = Oracle(150), LongOptions(chunk=20, overlap=8, points=50)
+    most: dict[int, int] = {}
+
+    def watched(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+        gc.collect()
+        alive = sum(
+            t.numel()
+            for t in gc.get_objects()
+            if type(t) is torch.Tensor and t.shape[-2:] == SIZE and t.ndim > 2
+        )
+        most[frames] = max(most.get(frames, 0), alive)
+        return oracle.predict(images, numbers)
+
+    for frames in (60, 150):
+        run_long(frames, oracle.load, watched, tmp_path / str(frames), options=options)
+    assert most[150] <= 1.1 * most[60]
 
 
 def test_loop_candidates_are_alike_far_apart_and_thinned() -> None:

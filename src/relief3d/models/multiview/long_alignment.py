@@ -29,12 +29,17 @@ class OverlapFit:
         error: median distance after the fit over the median distance of the points to their middle.
         inliers: share of the points within three robust deviations.
         points: how many took part.
+        size: median distance of the points to their middle, in the unit of chunk a.
+        deviation: how far whole frames are off after the fit (median over the frames of the length of their mean
+            residual), over ``size``: what averaging over many points does not remove.
     """
 
     a_from_b: Tensor
     error: float
     inliers: float
     points: int
+    size: float
+    deviation: float
 
 
 def plan_chunks(frames: int, size: int, overlap: int) -> list[range]:
@@ -67,7 +72,13 @@ def home_chunk(chunks: Sequence[range], frames: int) -> Tensor:
 
 
 def fit_overlap(
-    points_a: Tensor, confidence_a: Tensor, points_b: Tensor, confidence_b: Tensor, *, with_scale: bool = True
+    points_a: Tensor,
+    confidence_a: Tensor,
+    points_b: Tensor,
+    confidence_b: Tensor,
+    *,
+    with_scale: bool = True,
+    frames: int = 1,
 ) -> OverlapFit:
     """Robust similarity between the same pixels in two chunks.
 
@@ -80,9 +91,10 @@ def fit_overlap(
         points_b: (P, 3) in the frame of chunk b.
         confidence_b: (P,).
         with_scale: False for networks that are metric already.
+        frames: the points are those of so many frames, equally many each, one frame after the other.
 
     Raises:
-        InputError: fewer than eight usable points.
+        InputError: fewer than eight usable points, or points that determine no similarity.
     """
     a, b = points_a.double(), points_b.double()
     ca, cb = confidence_a.double(), confidence_b.double()
@@ -113,12 +125,27 @@ def fit_overlap(
         fit = umeyama(b, a, robust, with_scale=with_scale)
     residual = (fit.apply(b) - a).norm(dim=-1)
     deviation = 1.4826 * residual.median().clamp_min(1e-12)
+    near = residual <= 3 * deviation
+    frame = (torch.arange(len(keep), device=keep.device) * frames // len(keep))[keep]
+    matrix = make_similarity(fit.scale, fit.rotation, fit.translation)
+    if not bool(torch.isfinite(matrix).all()) or not float(fit.scale) > 0:
+        raise InputError("the points that two chunks share determine no similarity")
     return OverlapFit(
-        make_similarity(fit.scale, fit.rotation, fit.translation),
+        matrix,
         float(residual.median() / size),
-        float((residual <= 3 * deviation).double().mean()),
+        float(near.double().mean()),
         len(a),
+        float(size),
+        float(_mean_per_frame((fit.apply(b) - a)[near], frame[near], frames).median() / size),
     )
+
+
+def _mean_per_frame(residual: Tensor, frame: Tensor, frames: int) -> Tensor:
+    """Lengths of the mean residual (P, 3) of every frame that has points; frame (P,) int64."""
+    count = torch.bincount(frame, minlength=frames)
+    total = residual.new_zeros(frames, 3).index_add_(0, frame, residual)
+    seen = count > 0
+    return (total[seen] / count[seen, None]).norm(dim=-1)
 
 
 def loop_candidates(
