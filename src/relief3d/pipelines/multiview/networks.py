@@ -201,6 +201,12 @@ def parameter_count(config: MultiviewConfig) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+def parameters_of(model: MultiViewModel) -> int:
+    """Number of values of a network that is at hand; 0 for a model that is none."""
+    inner = getattr(model, "network", None)
+    return sum(p.numel() for p in inner.parameters()) if isinstance(inner, nn.Module) else 0
+
+
 def _identified(state: Mapping[str, Tensor], path: Path) -> str:
     found = identify(state)
     if found is None:

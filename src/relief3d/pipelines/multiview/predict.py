@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from relief3d.core.contract import Prediction, View
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, stage
 from relief3d.models.multiview.interface import Known, MultiViewModel
-from relief3d.models.multiview.long_sequence import LongOptions, LongResult, run_long
+from relief3d.models.multiview.long_sequence import LongOptions, run_long
 from relief3d.pipelines.multiview.pictures import Framing
 from relief3d.pipelines.multiview.store import DepthStore
 
@@ -184,10 +184,10 @@ def predict_chunks(
     chunks = folder / "chunks"
     long = run_long(count, asker.load, predict, chunks, options=options, loops=loops, progress=progress)
     store = DepthStore(folder)
-    _unpack(long, store, asker.model.name)
-    for path in chunks.iterdir():
-        path.unlink()
-    chunks.rmdir()
+    for frame in range(count):
+        depth, confidence = long.depth(frame)
+        store.write(frame, depth, in_unit_range(confidence, asker.model.name))
+    shutil.rmtree(chunks)
     worst = max((j.error for j in long.joints), default=0.0)
     facts = {
         "passes": len(long.chunks),
@@ -205,23 +205,14 @@ def predict_chunks(
             f"two chunks fit together badly ({100 * worst:.0f} % of the scene's size): the path may be bent there",
         )
     return Predicted(
-        long.world_from_cam, long.K, long.scale, bool(metric) and all(metric), store, facts, notes
+        long.world_from_cam,
+        long.K,
+        torch.ones_like(long.scale),
+        bool(metric) and all(metric),
+        store,
+        facts,
+        notes,
     )
-
-
-def _unpack(long: LongResult, store: DepthStore, name: str) -> None:
-    """Every view's own map out of its chunk's file, one at a time; the similarity's scale goes to the factor."""
-    starts: dict[int, int] = {}
-    for frame in range(len(long.home)):
-        index = int(long.home[frame])
-        path = long.folder / f"chunk_{index:05d}.safetensors"
-        with safe_open(str(path), framework="pt") as stored:
-            if index not in starts:
-                starts[index] = int(stored.get_tensor("frames")[0])
-            at = frame - starts[index]
-            depth = stored.get_slice("depth")[at]
-            confidence = stored.get_slice("confidence")[at]
-        store.write(frame, depth, in_unit_range(confidence, name))
 
 
 def in_unit_range(confidence: Tensor, name: str) -> Tensor:

@@ -22,7 +22,7 @@ from relief3d.pipelines.multiview.capacity import plan_capacity
 from relief3d.pipelines.multiview.config import UNTRAINED, MultiviewConfig
 from relief3d.pipelines.multiview.known import Given, in_known_frame, network_inputs, what_is_given
 from relief3d.pipelines.multiview.neighbours import choose_neighbours
-from relief3d.pipelines.multiview.networks import Source, open_network
+from relief3d.pipelines.multiview.networks import Source, open_network, parameters_of
 from relief3d.pipelines.multiview.pictures import Framing, frame_pictures
 from relief3d.pipelines.multiview.points import sparse_points
 from relief3d.pipelines.multiview.predict import Asker, Predicted, predict_chunks, predict_whole
@@ -170,8 +170,7 @@ def _predict(
     progress: Progress,
 ) -> Predicted:
     """All views at once, or in chunks when they do not fit."""
-    inner = getattr(asker.model, "network", None)
-    parameters = sum(p.numel() for p in inner.parameters()) if isinstance(inner, torch.nn.Module) else 0
+    parameters = parameters_of(asker.model)
     size = (asker.framing.height, asker.framing.width)
     plan = plan_capacity(
         len(asker.views),

@@ -72,13 +72,13 @@ def make_plan(source: str | Path, config: ReconstructConfig | None = None) -> Pl
     return plan_scene(read_input(source, config), config)
 
 
-def plan_scene(scene: Scene, config: ReconstructConfig) -> Plan:
-    """Predict the cost of reconstructing an opened scene."""
+def plan_scene(scene: Scene, config: ReconstructConfig, *, parameters: int | None = None) -> Plan:
+    """Predict the cost of reconstructing an opened scene; ``parameters`` of a network that no name stands for."""
     n = len(scene)
     speed = max(1, min(os.cpu_count() or 1, 8)) / 2
     pixels = [v.camera.width * v.camera.height for v in scene.views]
     by_network = config.multiview.active
-    stages = [_plan_network(scene, config) if by_network else _plan_cameras(scene, pixels, speed)]
+    stages = [_plan_network(scene, config, parameters) if by_network else _plan_cameras(scene, pixels, speed)]
     width, height = max((v.camera.width, v.camera.height) for v in scene.views)
     given = sum(v.depth is not None for v in scene.views) if config.depth_source != "stereo" else 0
     small = stereo_size(width, height, config.resolved_depth_width())
@@ -110,18 +110,21 @@ def plan_scene(scene: Scene, config: ReconstructConfig) -> Plan:
     return Plan(n, tuple(stages), available_memory())
 
 
-def _plan_network(scene: Scene, config: ReconstructConfig) -> StagePlan:
+def _plan_network(scene: Scene, config: ReconstructConfig, parameters: int | None) -> StagePlan:
     """Inference; the ceiling is what decides between one pass and chunks, so it cannot be exceeded by choice."""
     picture = max(((v.camera.width, v.camera.height) for v in scene.views), key=lambda s: s[0] * s[1])
-    source = find_source(config.multiview)
-    size = network_size(config.multiview, source.architecture, picture)
+    label, architecture, count = config.multiview.model, None, parameters
+    if count is None:
+        source = find_source(config.multiview)
+        label, architecture, count = source.label, source.architecture, parameter_count(config.multiview)
+    size = network_size(config.multiview, architecture, picture)
     device = resolve_device(config.device).type
     plan = plan_capacity(
-        len(scene), size, parameter_count(config.multiview), config.multiview,
+        len(scene), size, count, config.multiview,
         max_memory=config.max_memory, device=device,
     )  # fmt: skip
     pixels = max(v.camera.width * v.camera.height for v in scene.views)
-    note = f"{source.label}, {plan.note}"
+    note = f"{label}, {plan.note}"
     return StagePlan("cameras", plan.seconds, max(BASE_BYTES, plan.bytes) + pixels * VIEW_PIXEL_BYTES, note)
 
 

@@ -18,7 +18,7 @@ from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.io.atomic import check_not_inside
 from relief3d.models.multiview.interface import MultiViewModel
-from relief3d.pipelines.multiview.networks import check_precision
+from relief3d.pipelines.multiview.networks import check_precision, parameters_of
 from relief3d.pipelines.reconstruct import cameras as camera_stage
 from relief3d.pipelines.reconstruct import depth as depth_stage
 from relief3d.pipelines.reconstruct import results, surface
@@ -69,7 +69,7 @@ def reconstruct(
     scene = read_input(source, config, progress)
     check_not_inside(out, _input_folders(source, scene))
     _check_inputs_outside(out, scene, [source, config.cameras, config.depth, config.masks])
-    plan = plan_scene(scene, config)
+    plan = plan_scene(scene, config, parameters=None if network is None else parameters_of(network))
     if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
         raise InputError(
             f"this needs about {plan.peak_bytes / GIB:.1f} GiB, more than --max-memory {config.max_memory:g}",
