@@ -29,6 +29,7 @@ MIN_SHARE_GAIN = 0.02
 VIEW_TOLERANCE = 1.1
 VIEW_TOLERANCE_PX = 0.25
 VIEW_MIN_OBSERVATIONS = 10
+MEANINGLESS_PX = 1000.0
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,10 @@ def worse_views(before: Held, after: Held, views: Sequence[int]) -> list[int]:
     return found
 
 
+def _pixels(value: float) -> str:
+    return f"{value:.2f} px" if value < MEANINGLESS_PX else f"more than {MEANINGLESS_PX:.0f} px"
+
+
 def judge(before: HeldOut, after: HeldOut) -> tuple[bool, str]:
     """Are the held-out errors better? The verdict and a sentence.
 
@@ -170,7 +175,7 @@ def judge(before: HeldOut, after: HeldOut) -> tuple[bool, str]:
     cameras without gain can only add noise to them.
     """
     change = (
-        f"held-out tracks miss by {before.median_px:.2f} px before and {after.median_px:.2f} px after "
+        f"held-out tracks miss by {_pixels(before.median_px)} before and {_pixels(after.median_px)} after "
         f"(below 2 px: {100 * before.share_2px:.1f} % and {100 * after.share_2px:.1f} %)"
     )
     worse_median = after.median_px > MEDIAN_TOLERANCE * before.median_px + MEDIAN_TOLERANCE_PX
