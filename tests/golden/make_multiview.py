@@ -55,7 +55,7 @@ def hashed(name: str, *shape: int) -> Tensor:
 
 def _gain(name: str) -> float:
     """Size of a matrix relative to one that keeps the variance; what is exponentiated must not be large."""
-    if name.endswith("patch_embed.proj.weight"):
+    if name.endswith(("patch_embed.proj.weight", "poseLN_modulation.1.weight")):
         return 0.1
     if name.endswith(("attn.proj.weight", "mlp.fc2.weight")):
         return 0.5
@@ -70,7 +70,7 @@ def prescribe(network: nn.Module) -> nn.Module:
         u = hashed(name, *p.shape)
         if name.endswith("gamma"):
             u = 0.03 * (1 + 0.5 * u)
-        elif name.endswith(("encoder.norm.weight", "patch_embed.norm.weight")):
+        elif name.endswith(("encoder.norm.weight", "patch_embed.norm.weight", "token_norm.weight")):
             u = 0.03 * (1 + 0.4 * u)
         elif p.ndim == 1 and name.endswith("weight"):
             u = 1 + 0.4 * u

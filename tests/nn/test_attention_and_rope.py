@@ -145,3 +145,12 @@ def test_vit_sizes_and_positions() -> None:
     assert net(torch.rand(2, 3, 8, 20)).shape == (2, 10, 16)
     with pytest.raises(ValueError, match="do not divide into patches"):
         net(torch.rand(1, 3, 9, 20))
+
+
+def test_tables_remembered_from_inference_serve_training() -> None:
+    rope, device = Rope2D(16), torch.device("cpu")
+    with torch.inference_mode():
+        rope(2, 3, 1, device, torch.float32)
+    tokens = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    apply_rope(tokens, rope(2, 3, 1, device, torch.float32)).square().sum().backward()
+    assert tokens.grad is not None and torch.allclose(tokens.grad, 2 * tokens, atol=1e-5)

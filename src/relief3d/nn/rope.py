@@ -78,6 +78,10 @@ class Rope2D(nn.Module):
         if table is None:
             while len(self._tables) >= self.keep:
                 self._tables.pop(next(iter(self._tables)))
-            table = rope_table(grid_positions(rows, cols, specials, device), self.head_dim, self.base, dtype)
+            # Tables made in inference mode could not be used in training afterwards.
+            with torch.inference_mode(False):
+                table = rope_table(
+                    grid_positions(rows, cols, specials, device), self.head_dim, self.base, dtype
+                )
             self._tables[key] = table
         return table
