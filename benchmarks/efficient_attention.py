@@ -1,8 +1,9 @@
 """What approximate attention across views saves, and what it changes, against exact attention.
 
 Two parts: the attention alone (16 heads of 64 channels, 261 tokens per view, as VGGT has at 224 pixels), and whole
-networks. Every arm runs in turn within every repeat, in changing order, and times are compared as ratios of medians.
-Memory is the peak of the tensors that a run creates. The output of a network is compared with that of exact attention.
+networks. Every arm runs in turn within every repeat, in changing order, and times are compared as ratios of medians; on
+a CPU it is the time of this process, since other work may share the cores. Memory is the peak of the tensors that a run
+creates. The output of a network is compared with that of exact attention.
 
     python benchmarks/efficient_attention.py --json results/multiview/efficient_attention.json
     python benchmarks/efficient_attention.py --render results/multiview/efficient_attention.json
@@ -76,6 +77,7 @@ def compared(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Times and peaks of every arm, both also over those of the first; and the answers."""
     names, times = list(runs), {name: [] for name in runs}
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     peaks, answers = {}, {}
     for name, run in runs.items():
         with PeakTensorBytes() as counted:
@@ -84,10 +86,10 @@ def compared(
     for i in range(repeats):
         for name in names[i % len(names) :] + names[: i % len(names)]:
             synchronize(device)
-            began = time.perf_counter()
+            began = clock()
             runs[name]()
             synchronize(device)
-            times[name].append(time.perf_counter() - began)
+            times[name].append(clock() - began)
     middle = {name: statistics.median(t) for name, t in times.items()}
     base = names[0]
     found = {
@@ -234,8 +236,8 @@ def render(data: Mapping[str, Any]) -> str:
         f" (`{data['command']}`, commit {str(data['commit'])[:10]}, {data['hardware']['cores']} cores,"
         f" {data['hardware']['threads']} thread(s), device {data['device']}).",
         "",
-        "Ratios are to exact attention in the same run: medians of interleaved repeats; memory is the peak of the"
-        " tensors that a run creates (weights and inputs not counted).",
+        "Ratios are to exact attention in the same run: medians of interleaved repeats of the process's own time;"
+        " memory is the peak of the tensors that a run creates (weights and inputs not counted).",
         "",
         "## Attention alone",
         "",

@@ -30,8 +30,8 @@ class SparseConfig:
         mass: of these, only the best until this share of the softmax over the block scores is reached; None for
             all of them.
         block: most patches per block. Blocks are tiles of one view.
-        budget: most gathered numbers in memory at a time, for keys and values each (at least one block of queries
-            per head); None chooses by device.
+        budget: most gathered numbers in memory at a time, for keys and values each (at least for one block of
+            queries of one head); None chooses by device.
     """
 
     keep: float = 0.25
@@ -92,32 +92,41 @@ class SparseAttention:
             return attend_fully(q, k, v)
         batch, heads, tokens, width = q.shape
         flat = [x.reshape(batch * heads, tokens, width) for x in (q, k, v)]
-        out = torch.empty_like(flat[0])
         first = torch.arange(0, tokens, self.tokens_per_view, device=q.device)
         special = (first[:, None] + torch.arange(self.specials, device=q.device)).flatten()
-        if len(special):
-            out[:, special] = attend_fully(flat[0][:, None, special], *(x[:, None] for x in flat[1:]))[:, 0]
-        pooled = [_pooled(x, blocks) for x in flat[:2]]
-        # Whole blocks lie together, so that gathering is copying; special tokens become blocks at the end.
         all_blocks = _with_specials(blocks, special)
-        packed = [x[:, all_blocks.index].flatten(0, 1) for x in flat[1:]]
+        # Blocks of queries, over all heads, whose keys fit the budget.
         looked_at = count + len(all_blocks.index) - len(blocks.index)
         budget = self.config.budget or (CPU_BUDGET if q.device.type == "cpu" else BUDGET)
-        step = max(1, budget // (batch * heads * looked_at * blocks.index.shape[1] * width))
-        whole = bool(self._tiles.there.all()) and len(special) % blocks.index.shape[1] == 0
+        fit = max(1, budget // (looked_at * blocks.index.shape[1] * width))
+        at_once = min(len(flat[0]), fit)
+        parts = [
+            self._attended([x[i : i + at_once] for x in flat], blocks, all_blocks, count, fit // at_once)
+            for i in range(0, len(flat[0]), at_once)
+        ]
+        return torch.cat(parts).view(batch, heads, tokens, width)
+
+    def _attended(
+        self, flat: list[Tensor], blocks: _Blocks, all_blocks: _Blocks, count: int, step: int
+    ) -> Tensor:
+        """(M, T, d) for some heads, ``step`` blocks of queries at a time."""
+        q, k, v = flat
+        out = torch.empty_like(q)
+        extra = all_blocks.index[len(blocks.index) :][all_blocks.there[len(blocks.index) :]]
+        if len(extra):
+            out[:, extra] = attend_fully(q[:, None, extra], k[:, None], v[:, None])[:, 0]
+        pooled = _pooled(q, blocks), _pooled(k, blocks)
+        # Whole blocks lie together, so that gathering is copying; special tokens are blocks at the end.
+        packed = [x[:, all_blocks.index].flatten(0, 1) for x in (k, v)]
         for i in range(0, len(blocks.index), step):
             chosen, used = self._choose(pooled[0][:, i : i + step], pooled[1], i, count, all_blocks)
             asked = blocks.index[i : i + step]
             keys, values = (_gathered(x, chosen, len(all_blocks.index)) for x in packed)
-            mask = None
-            if not whole or self.config.mass is not None:
-                mask = (all_blocks.there[chosen] & used[..., None]).flatten(2)[:, :, None]
-            found = nn.functional.scaled_dot_product_attention(
-                flat[0][:, asked], keys, values, attn_mask=mask
-            )
+            seen = (all_blocks.there[chosen] & used[..., None]).flatten(2)[:, :, None]
+            found = nn.functional.scaled_dot_product_attention(q[:, asked], keys, values, attn_mask=seen)
             # Places without a patch repeat a patch of their block, so they write the same result twice.
             out[:, asked.flatten()] = found.flatten(1, 2).to(out.dtype)
-        return out.view(batch, heads, tokens, width)
+        return out
 
     def _choose(self, q: Tensor, k: Tensor, start: int, count: int, blocks: _Blocks) -> tuple[Tensor, Tensor]:
         """(M, n, count + S) key blocks for every block of queries, and which of them are used.

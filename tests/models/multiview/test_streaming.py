@@ -56,7 +56,7 @@ def frames_of(*numbers: int) -> Tensor:
 class Oracle:
     """Truth in an arbitrary similarity frame per call, with noise on depth and poses that grows along the call.
 
-    Where ``cut`` is set, a call that sees frames on both sides of it says something else about the earlier ones.
+    Where ``cut`` is set, a call that sees frames on both sides of it gives the earlier ones another shape.
     """
 
     name, patch, prepare_mode, takes = "oracle", 14, "keep", frozenset({"K"})
@@ -68,6 +68,7 @@ class Oracle:
         self.known: list[Known | None] = []
         generator = torch.Generator().manual_seed(5)
         self.depth = 3 + 5 * torch.rand(SIZE, generator=generator, dtype=torch.float64)
+        self.wrong = 0.2 + 3 * torch.rand(SIZE, generator=generator, dtype=torch.float64)
 
     def predict(self, images: Tensor, known: Known | None = None) -> Prediction:
         numbers = (images[0, :, 0, 0, 0] * 1024).round().long().tolist()
@@ -87,8 +88,7 @@ class Oracle:
         poses[:, :3, :3], poses[:, :3, 3] = R @ own[:, :3, :3], s * own[:, :3, 3] @ R.T + t
         depth = s * self.depth * (1 + self.noise * random(n, *SIZE))
         if self.cut is not None and min(numbers) < self.cut <= max(numbers):
-            wrong = torch.rand(n, *SIZE, generator=generator, dtype=torch.float64) * 3 + 0.2
-            depth = torch.where((torch.tensor(numbers) < self.cut)[:, None, None], depth * wrong, depth)
+            depth = torch.where((torch.tensor(numbers) < self.cut)[:, None, None], depth * self.wrong, depth)
         return Prediction(
             depth=depth[None], K=self.K.expand(1, n, 3, 3), world_from_cam=poses[None],
             depth_confidence=torch.ones(1, n, *SIZE),
@@ -164,16 +164,16 @@ def test_large_pushes_are_passes_of_one_size() -> None:
 
 
 def test_a_failed_joint_is_told_and_begins_a_segment() -> None:
-    oracle = Oracle(noise=0.001, cut=41)
-    updates = run(oracle, StreamOptions(window=4, anchors=3, points=50), frames=80)
-    failed = [i for i, u in enumerate(updates) if not u.joined]
-    assert failed == [10, 11], "while frames before the cut are still in the window"
-    assert "frame 40 could not be joined" in updates[10].problems[0]
+    oracle = Oracle(noise=0.001, cut=21)
+    updates = run(oracle, StreamOptions(window=4, anchors=3, points=50), per_push=1, frames=45)
+    assert [i for i, u in enumerate(updates) if not u.joined] == [21], "later passes join what this one said"
+    assert "frame 21 could not be joined" in updates[21].problems[0] and "off by" in updates[21].problems[0]
+    assert oracle.calls[22] == [18, 19, 20, 21, 17, 22], "anchors of the old segment are gone"
     segments = torch.cat([u.segment for u in updates])
-    assert segments[:40].unique().tolist() == [0] and len(segments[44:].unique()) == 1
+    assert segments.tolist() == [0] * 21 + [1] * 24
     poses = torch.cat([u.world_from_cam for u in updates])
-    assert drift(poses[:40], oracle.poses[:40]) < 0.01 and drift(poses[44:], oracle.poses[44:80]) < 0.01
-    assert drift(poses, oracle.poses[:80]) > 0.02, "as one path it would be wrong, hence the segments"
+    assert drift(poses[:21], oracle.poses[:21]) < 0.01 and drift(poses[21:], oracle.poses[21:45]) < 0.01
+    assert drift(poses, oracle.poses[:45]) > 0.02, "as one path it would be wrong, hence the segments"
 
 
 def test_points_without_confidence_cannot_be_joined() -> None:
