@@ -200,10 +200,7 @@ def predict_chunks(
     notes: tuple[str, ...] = (
         f"{count} pictures went through the network in {len(long.chunks)} overlapping chunks",
     )
-    if worst > options.worst_loop:
-        notes += (
-            f"two chunks fit together badly ({100 * worst:.0f} % of the scene's size): the path may be bent there",
-        )
+    notes += long.notes
     return Predicted(
         long.world_from_cam,
         long.K,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,32 @@ from torch import Tensor
 from relief3d.core.contract import Scene
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
+from relief3d.core.optional import available
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.geometry.distortion import distort_points, undistorted_camera
 from relief3d.models.multiview.attention_choice import attention_by_name
 from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, wrap
 from relief3d.models.multiview.long_sequence import LongOptions
+from relief3d.models.multiview.retrieval import thumbnail_descriptors, view_descriptors
 from relief3d.pipelines.multiview.capacity import plan_capacity
 from relief3d.pipelines.multiview.config import UNTRAINED, MultiviewConfig
 from relief3d.pipelines.multiview.known import Given, in_known_frame, network_inputs, what_is_given
+from relief3d.pipelines.multiview.loops import LoopOptions, find_loops
 from relief3d.pipelines.multiview.neighbours import choose_neighbours
 from relief3d.pipelines.multiview.networks import Source, open_network, parameters_of
 from relief3d.pipelines.multiview.pictures import Framing, frame_pictures
 from relief3d.pipelines.multiview.points import sparse_points
 from relief3d.pipelines.multiview.predict import Asker, Predicted, predict_chunks, predict_whole
+from relief3d.pipelines.multiview.refine import refine_cameras, wants_refinement
 from relief3d.pipelines.multiview.store import NetworkDepth
 from relief3d.pipelines.reconstruct.pinhole import pinhole_view
+from relief3d.stereo.views import stereo_size
 
 NETWORK_FOLDER = "network"
 """Below the work folder: what the network said, view by view."""
+
+LOOP_SIDE = 640
+"""Longer side in pixels of the pictures in which loops are verified."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,11 @@ def predict_scene(
     )
     solved = _with_cameras(scene, flat, predicted, framing, given, depth, progress)
     solved = solved.replace(metric=predicted.metric and not source.untrained)
+    posed = tuple(v.name for v, has in zip(scene.views, given.has_pose.tolist()) if has)
+    if wants_refinement(config, scene, all_posed=len(posed) == len(scene), untrained=source.untrained):
+        solved, depth, facts["refinement"] = refine_cameras(
+            solved, depth, framing, posed, work / "refine", seed=seed, progress=progress
+        )
     facts |= {"registered": len(solved), "points": 0 if solved.sparse is None else len(solved.sparse)}
     facts["warnings"] = warnings
     depth.save()
@@ -186,7 +200,9 @@ def _predict(
     if plan.passes == 1:
         return predict_whole(asker, folder, progress)
     options = LongOptions(chunk=plan.at_once, overlap=plan.overlap, seed=seed)
-    found = predict_chunks(asker, folder, options, progress)
+    loops, facts = _loops(asker, plan.at_once, seed, progress) if config.loops else ((), {})
+    found = predict_chunks(asker, folder, options, progress, loops=loops)
+    found = replace(found, facts={**found.facts, **facts})
     if not ordered:
         found = replace(
             found,
@@ -194,6 +210,41 @@ def _predict(
                    "when they were not taken along a path"),
         )  # fmt: skip
     return found
+
+
+def _loops(
+    asker: Asker, chunk: int, seed: int, progress: Progress
+) -> tuple[Sequence[tuple[int, int]], dict[str, Any]]:
+    """Places seen again, at least a chunk apart: alike by the network's own encoder, verified by matches."""
+    if not available("pycolmap"):
+        progress.message(
+            "loops are not looked for: verifying them needs pycolmap (pip install 'relief3d[sfm]')"
+        )
+        return (), {"loops_checked": 0}
+    count = len(asker.views)
+    inner = getattr(asker.model, "network", None)
+    if isinstance(inner, torch.nn.Module):
+        descriptors = view_descriptors(inner, asker.load, count, device=asker.device)
+    else:
+        descriptors = thumbnail_descriptors(asker.load, count)
+
+    def load(numbers: Sequence[int]) -> Tensor:
+        return torch.stack([_reduced(asker.views[i].load_image()) for i in numbers])
+
+    loops, checks = find_loops(
+        load, descriptors, options=LoopOptions(min_gap=chunk, seed=seed), progress=progress
+    )
+    return loops, {"loops_checked": len(checks), "loops_found": len(loops)}
+
+
+def _reduced(image: Tensor) -> Tensor:
+    """The picture with its longer side at most :data:`LOOP_SIDE` pixels."""
+    width, height = stereo_size(image.shape[2], image.shape[1], LOOP_SIDE)
+    if (height, width) == tuple(image.shape[1:]):
+        return image
+    return torch.nn.functional.interpolate(
+        image[None], (height, width), mode="bilinear", antialias=True, align_corners=False
+    )[0]
 
 
 def _with_cameras(
