@@ -363,6 +363,13 @@ def test_types_stay_and_single_precision_is_accurate() -> None:
     assert off_plane(out) < 2e-6
     assert float(((out.depth - full.depth) / full.depth).abs().max()) < 2e-6
     assert report.sets[0].after.rotation_deg < 1e-3
+    far = full.world_from_cam.clone()
+    far[..., :3, 3] += torch.tensor([4e5, 5e6, 100.0])
+    mixed = replace(prediction, world_from_cam=predicted(full).world_from_cam)
+    some = flags(1, 1, 1, 1, 1, 0)
+    out, _ = align_to_known(mixed, Known(world_from_cam=far, has_pose=some))
+    assert out.world_from_cam.dtype == torch.float64 and out.depth.dtype == torch.float32
+    assert torch.allclose(out.world_from_cam, far, rtol=0, atol=1e-6), "each output keeps its own type"
     given32 = Known(world_from_cam=full.world_from_cam.float(), has_pose=flags(1, 1, 1, 0, 0, 0))
     out, _ = align_to_known(prediction, given32)
     assert torch.allclose(out.world_from_cam, full.world_from_cam.float(), atol=1e-5)

@@ -306,12 +306,16 @@ def _moved(
         depth=depth,
         cam_points=local if prediction.cam_points is not None else None,
         world_points=world,
-        world_from_cam=None if new_poses is None else new_poses.to(like.device, like.dtype),
-        K=None if new_K is None else new_K.to(like.device, like.dtype),
+        world_from_cam=None if new_poses is None else new_poses.to(_or(prediction.world_from_cam, like)),
+        K=None if new_K is None else new_K.to(_or(prediction.K, like)),
         normals=normals,
         metric=metric,
         metric_scale=metric_scale,
     )
+
+
+def _or(own: Tensor | None, like: Tensor) -> Tensor:
+    return like if own is None else own
 
 
 def _new_poses(given: Given, poses: Tensor | None, moves: list[_Moves]) -> Tensor | None:
