@@ -67,6 +67,10 @@ class MultiviewConfig:
                 f"--untrained builds a network by name, and '{self.model}' is a file or published weights",
                 remedy=f"use --model {', '.join(ARCHITECTURE_NAMES)}",
             )
+        if self.untrained and self.refine == "on":
+            raise InputError(
+                "--refine on has nothing to refine in random weights", remedy="use --refine off or auto"
+            )
         if self.weights is not None and not named:
             raise InputError(
                 f"--weights needs the name of a network, not '{self.model}'",

@@ -71,6 +71,10 @@ def find_source(config: MultiviewConfig) -> Source:
     if config.untrained:
         return Source(name, f"{UNTRAINED} {name} {size}", untrained=True)
     if config.weights is not None:
+        if not config.weights.is_file():
+            raise InputError(
+                "there is no such file of weights", path=config.weights, remedy="check --weights"
+            )
         return Source(name, f"{name} {size} ({config.weights.name})", file=config.weights)
     published = DEFAULT_WEIGHTS.get(name, name if name in PUBLISHED else None)
     if published is not None:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from relief3d.core.contract import Depth, Scene
-from relief3d.core.errors import InputError
 from relief3d.core.optional import available
 from relief3d.core.progress import Progress
 from relief3d.pipelines.multiview.config import MultiviewConfig
@@ -27,13 +26,7 @@ MOST_VIEWS = 300
 
 
 def wants_refinement(config: MultiviewConfig, scene: Scene, *, all_posed: bool, untrained: bool) -> bool:
-    """Whether to adjust: as told, or (auto) where it can help and pycolmap is installed.
-
-    Raises:
-        InputError: asked for with random weights, which have nothing to refine.
-    """
-    if config.refine == "on" and untrained:
-        raise InputError("--refine on has nothing to refine in random weights", remedy="use --refine off")
+    """Whether to adjust: as told, or (auto) where it can help and pycolmap is installed."""
     if config.refine != "auto":
         return config.refine == "on"
     return not untrained and not all_posed and 3 <= len(scene) <= MOST_VIEWS and available("pycolmap")

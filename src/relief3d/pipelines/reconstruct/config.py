@@ -79,7 +79,7 @@ class ReconstructConfig:
         if self.mesh_faces < 0:
             raise InputError("the number of mesh faces cannot be negative")
         if self.max_memory is not None and not self.max_memory > 0:
-            raise InputError(f"--max-memory {self.max_memory:g} is not positive")
+            raise InputError(f"--max-memory {self.max_memory:g} is not positive", remedy="give it in GiB")
         if self.depth_source == "model" and not self.multiview.active:
             raise InputError("--depth-source model needs a network", remedy="name it with --model")
 

@@ -1,0 +1,207 @@
+"""``relief3d reconstruct --model`` with what users get wrong: one sentence, exit code 2, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from corpora.commands import photo, run
+from relief3d.core.contract import Prediction
+from relief3d.models.multiview.interface import Known, Pi3Model
+from relief3d.pipelines.multiview.networks import build_network
+
+NANO = ("--model", "pi3", "--model-size", "nano", "--untrained", "--side", "56")
+QUICK = ("--no-mesh", "--no-splats", "-q")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(3):
+        photo(folder / f"p{i}.png", i, (84, 56))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of nano weights of each network, a cut-off one, and one of something else."""
+    root = tmp_path_factory.mktemp("weights")
+    files = {}
+    torch.manual_seed(0)
+    for name in ("vggt", "pi3", "pi3x", "reliev3r"):
+        files[name] = root / f"{name}_nano.safetensors"
+        save_file(build_network(name, "nano").state_dict(), str(files[name]))
+    files["truncated"] = root / "cut.safetensors"
+    data = files["pi3"].read_bytes()
+    files["truncated"].write_bytes(data[: len(data) // 2])
+    files["other"] = root / "resnet.safetensors"
+    save_file({"layer1.weight": torch.zeros(3, 3)}, str(files["other"]))
+    files["blind"] = root / "blind.safetensors"
+    save_file(build_network("reliev3r", "nano", fov_head=False).state_dict(), str(files["blind"]))
+    return files
+
+
+def refused(folder: Path, capsys: pytest.CaptureFixture[str], *options: object, code: int = 2) -> str:
+    out = folder.parent / "out"
+    assert run("reconstruct", folder, "-o", out, "-q", *options) == code
+    message = capsys.readouterr().err.strip()
+    assert len(message.splitlines()) == 1 and message.endswith(")"), message
+    if code == 2:
+        assert not out.exists(), "nothing half-written"
+    return message
+
+
+BAD_OPTIONS = [
+    (("--model", "vgtt"), "no network, no published name and no file"),
+    (("--model", "reliev3r"), "no published weights of reliev3r"),
+    (("--model", "vggt", "--model-size", "nano"), "published at full size"),
+    (("--model", "facebook/VGGT-1B", "--model-size", "mini"), "published at full size"),
+    (("--model", "facebook/VGGT-1B", "--untrained"), "builds a network by name"),
+    (("--untrained",), "need a network"),
+    (("--model-size", "nano"), "need a network"),
+    (("--model", "pi3", "--side", "100"), "not a multiple of 14"),
+    (("--model", "pi3", "--chunk", "1"), "--chunk 1"),
+    (("--model", "pi3", "--chunk", "4", "--overlap", "4"), "leaves nothing new"),
+    (("--depth-source", "model"), "needs a network"),
+    ((*NANO, "--max-memory", "0"), "not positive"),
+    ((*NANO, "--refine", "on"), "nothing to refine in random weights"),
+]
+
+
+@pytest.mark.parametrize(("options", "words"), BAD_OPTIONS, ids=[w for _, w in BAD_OPTIONS])
+def test_contradictions_are_refused(
+    options: tuple[str, ...], words: str, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in refused(photos, capsys, *options)
+
+
+def test_weights_of_another_network_are_named(
+    photos: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = ("--model-size", "nano")
+    said = refused(photos, capsys, "--model", "pi3", "--weights", weights["vggt"], *size)
+    assert "weights of vggt, not of pi3" in said and "vggt_nano.safetensors" in said
+    assert "none of the multi-view networks" in refused(photos, capsys, "--model", weights["other"])
+    assert "damaged, truncated" in refused(photos, capsys, "--model", weights["truncated"], *size)
+    assert "check that model and size" in refused(
+        photos, capsys, "--model", weights["pi3"], "--model-size", "micro"
+    )
+    assert "no such file" in refused(photos, capsys, "--model", "pi3", "--weights", photos / "none.pt", *size)
+    assert "--untrained and --weights" in refused(photos, capsys, *NANO, "--weights", weights["pi3"])
+    assert "weights needs the name" in refused(
+        photos, capsys, "--model", weights["pi3"], "--weights", weights["pi3"], *size
+    )
+
+
+def test_intrinsics_that_a_network_needs_are_asked_for(
+    photos: Path, weights: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = refused(photos, capsys, "--model", weights["blind"], "--model-size", "nano", "--side", "56")
+    assert "needs the intrinsics" in said
+
+
+def test_float16_is_not_for_cpus(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "float16 is not for CPUs" in refused(
+        photos, capsys, *NANO, "--precision", "float16", "--device", "cpu"
+    )
+
+
+def test_weights_that_cannot_be_fetched(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    # The library reads its environment when it is imported, so its constants are set as well.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    assert "HF_HUB_OFFLINE" in refused(photos, capsys, "--model", "facebook/VGGT-1B", "--max-memory", "64")
+
+
+def test_too_little_memory_says_what_would_fit(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(photos, capsys, "--model", "vggt", "--untrained", "--max-memory", "2")
+    assert "GiB" in said and "the weights alone take" in said
+    said = refused(photos, capsys, "--model", "vggt", "--untrained", "--max-memory", "5.2")
+    assert "--side" in said and "fits" in said
+
+
+def test_no_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    assert "empty" in refused(folder, capsys, *NANO)
+
+
+def test_one_picture_of_an_odd_size_works_with_a_note(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    photo(folder / "only.png", 0, (101, 67))
+    out = tmp_path / "out"
+    assert run("reconstruct", folder, "-o", out, *NANO, *QUICK) == 0
+    text = (out / "scene.json").read_text()
+    assert "resized to 56 x 42" in text and '"registered": 1' in text
+
+
+def test_mixed_shapes_work_with_a_note(photos: Path, tmp_path: Path) -> None:
+    photo(photos / "tall.png", 9, (56, 84))
+    out = tmp_path / "out"
+    assert run("reconstruct", photos, "-o", out, *NANO, *QUICK) == 0
+    assert "different shapes" in (out / "scene.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["vggt", "pi3", "pi3x", "reliev3r"])
+def test_files_of_weights_work_by_themselves(
+    name: str, photos: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights that are claimed to be trained: pi3 and its kin give depth, VGGT a lens that is refused."""
+    code = run(
+        "reconstruct", photos, "-o", tmp_path / "out", "--model", weights[name], "--model-size", "nano",
+        "--side", "56", "--refine", "off", *QUICK,
+    )  # fmt: skip
+    message = capsys.readouterr().err
+    assert code in (0, 1, 2)
+    if code == 1:
+        assert "impossible lens" in message and "p0.png" in message
+    if code == 2:
+        assert "contradicted" in message and not (tmp_path / "out").exists()
+
+
+def test_values_that_are_not_numbers_end_the_run(
+    photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Pi3Model.predict
+
+    def broken(self: Pi3Model, images: torch.Tensor, known: Known | None = None) -> Prediction:
+        out = real(self, images, known)
+        assert out.depth is not None
+        depth = out.depth.clone()
+        depth[0, 1] = torch.nan
+        return Prediction(
+            depth=depth, depth_confidence=out.depth_confidence, K=out.K, world_from_cam=out.world_from_cam
+        )
+
+    monkeypatch.setattr(Pi3Model, "predict", broken)
+    said = refused(photos, capsys, *NANO, code=1)
+    assert "p1.png" in said and "not finite" in said
+    out = photos.parent / "out"
+    assert (
+        not (out / "scene.json").exists() and not (out / "depth").exists() and not (out / "sparse").exists()
+    )
+
+
+def test_the_plan_knows_the_network(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("plan", photos, "--model", "vggt", "--max-memory", "24") == 0
+    said = capsys.readouterr().out
+    assert "facebook/VGGT-1B" in said and "518x350" in said and "one pass" in said
+    assert run("plan", photos, *NANO, "--chunk", "2") == 0
+    assert "UNTRAINED pi3 nano" in (said := capsys.readouterr().out) and "2 passes of 2" in said
+
+
+def test_random_weights_are_announced(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("reconstruct", photos, "-o", tmp_path / "out", *NANO, "--no-mesh", "--no-splats") == 0
+    shown = capsys.readouterr()
+    assert "UNTRAINED" in shown.out and "random weights" in shown.err
