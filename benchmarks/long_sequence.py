@@ -30,7 +30,7 @@ from relief3d.core.contract import Prediction
 from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.provenance import commit, hardware
 from relief3d.core.seeding import derive_seed, torch_generator
-from relief3d.geometry.alignment import umeyama
+from relief3d.eval.metrics.cameras import ate
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import invert_rigid, make_rigid, sim3_exp, split_similarity
 from relief3d.models.multiview.configs import vggt_config
@@ -141,13 +141,12 @@ class Oracle:
 
 def drift(poses: Tensor, truth: Tensor) -> dict[str, float]:
     """Errors of the camera centres after one similarity, in percent of the path."""
-    a, b = poses[:, :3, 3], truth[:, :3, 3]
-    length = float((b[1:] - b[:-1]).norm(dim=-1).sum())
-    error = (umeyama(a, b).apply(a) - b).norm(dim=-1)
+    errors = ate(poses, truth)
+    assert errors is not None
     return {
-        "path_m": length,
-        "ate_percent": 100 * float(error.square().mean().sqrt()) / length,
-        "largest_percent": 100 * float(error.max()) / length,
+        "path_m": errors.path_length,
+        "ate_percent": 100 * errors.rmse / errors.path_length,
+        "largest_percent": 100 * errors.max / errors.path_length,
     }
 
 
@@ -166,7 +165,7 @@ def joined(
 
 def oracle_part(args: argparse.Namespace) -> dict[str, Any]:
     frames, laps, noise = args.frames, 4, 0.01
-    options = LongOptions(chunk=40, overlap=15, points=300)
+    options = LongOptions(chunk=40, overlap=15, points=60)
     rows = []
     for seed in args.seeds:
         world = room(seed, (24.0, 16.0, 3.0))
@@ -175,7 +174,7 @@ def oracle_part(args: argparse.Namespace) -> dict[str, Any]:
         K = camera(size, 0.7)
         depth = exact_depth(world, K, poses, size)
         lap = frames // laps
-        true = [(i, i + lap) for i in range(20, frames - lap - 20, max(1, frames // 40))]
+        true = [(i, i + lap) for i in range(20, frames - lap - 20, max(1, frames // 60))]
         false = wrong_pairs(poses, round(0.3 / 0.7 * len(true)), seed)
         row: dict[str, Any] = {"seed": seed, "true_given": len(true), "false_given": len(false)}
         for name, pairs in (("open", []), ("loops", true), ("loops_30_percent_false", true + false)):
@@ -304,7 +303,7 @@ def recall(descriptors: Tensor, poses: Tensor, min_gap: int) -> dict[str, float]
 
 def rendered_part(args: argparse.Namespace) -> dict[str, Any]:
     frames, size, noise = 240, (120, 160), 0.02
-    options = LongOptions(chunk=24, overlap=8, points=300)
+    options = LongOptions(chunk=24, overlap=8, points=100)
     looking = LoopOptions(min_gap=60)
     rows = []
     for seed in args.seeds:
@@ -373,7 +372,7 @@ def main() -> None:
     parser.add_argument("--part", nargs="*", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--size", default="small")
+    parser.add_argument("--size", default="mini")
     parser.add_argument("--height", type=int, default=56)
     parser.add_argument("--width", type=int, default=84)
     parser.add_argument("--out", type=Path, default=OUT)

@@ -188,7 +188,8 @@ def verify(
 
     Args:
         pair: their numbers, for the record.
-        first, second: keypoints and (width, height) of each picture.
+        first: keypoints and (width, height) of the one picture.
+        second: of the other.
         matcher: pairs the keypoints.
         options: see :class:`LoopOptions`.
     """
