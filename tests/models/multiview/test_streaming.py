@@ -142,6 +142,7 @@ def test_memory_and_cost_do_not_grow(long_run: tuple[Any, ...]) -> None:
     assert all(u.joined and set(u.segment.tolist()) == {0} for u in updates)
     assert len(set(held[5:])) == 1, "number and bytes of what is kept"
     assert held[-1][0] == 3 * (6 + 4) + 1, "picture, points and confidence per frame, and the pixels"
+    assert held[-1][1] == 10 * (4 * 3 * SIZE[0] * SIZE[1] + 8 * 4 * 50) + 8 * 50, "and nothing behind them"
     assert {len(c) for c in oracle.calls[5:]} == {6 + 4 + 8}, "frames per pass"
     assert oracle.calls[-1][:7] == [*range(FRAMES - 14, FRAMES - 8), 0], "window, then anchors"
 
