@@ -341,10 +341,11 @@ def main() -> None:
                 row |= run(truth, level, seed, Path(folder))
                 rows[:] = [r for r in rows if (r["set"], r["level"], r["seed"]) != (name, label(level), seed)]
                 rows.append(row)
+                listed = [n for n in sets if any(r["set"] == n for r in rows)]
                 table |= {
                     "command": "python benchmarks/refine_predicted.py",
                     "commit": commit(), "hardware": hardware(), "versions": versions(),
-                    "seeds": sorted({r["seed"] for r in rows}), "sets": [n for n in sets if any(r["set"] == n for r in rows)],
+                    "seeds": sorted({r["seed"] for r in rows}), "sets": listed,
                     "wall_seconds": round(table.get("wall_seconds", 0.0) + time.perf_counter() - began, 1),
                 }  # fmt: skip
                 options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -229,8 +229,8 @@ def test_a_view_without_prediction_or_without_tracks_takes_no_part(tmp_path):
 
 
 def test_mixed_cameras_get_their_own_lenses(tmp_path):
-    scene, poses, K = predicted_room(count=8, focal=1.05)
-    tracks, zoom = room_tracks(poses, K, per_view=80), 1.35
+    scene, poses, K = predicted_room(count=7, focal=1.05)
+    tracks, zoom = room_tracks(poses, K, per_view=50), 1.35
     xy, views = tracks.xy.clone(), list(scene.views)
     middle = torch.tensor(SIZE) / 2.0
     for k in (1, 4, 6):
@@ -248,16 +248,21 @@ def test_mixed_cameras_get_their_own_lenses(tmp_path):
         )
 
 
-def test_pictures_are_matched_and_refinement_repeats_bit_for_bit(tmp_path):
+def test_pictures_are_matched(tmp_path):
     scene, poses, _ = predicted_room(count=4, pictures=True)
-    first = refine(scene, None, tmp_path)
-    assert first.report.accepted, first.report.reason
-    before, after = pose_errors(scene, poses), pose_errors(first.scene, poses)
+    result = refine(scene, None, tmp_path)
+    assert result.report.accepted, result.report.reason
+    before, after = pose_errors(scene, poses), pose_errors(result.scene, poses)
     assert after[0] < before[0] / 5 and after[1] < before[1] / 3
-    assert int(first.scene.sparse.rgb.float().std()) > 5
-    again = refine(scene, None, tmp_path)
+    assert int(result.scene.sparse.rgb.float().std()) > 5
+
+
+def test_refinement_repeats_bit_for_bit(tmp_path):
+    scene, poses, K = predicted_room(count=4)
+    first, again = (refine(scene, room_tracks(poses, K, wrong=0.1), tmp_path) for _ in range(2))
+    assert first.report.accepted
     assert all(
-        torch.equal(a.camera.world_from_cam, b.camera.world_from_cam)
+        torch.equal(a.camera.world_from_cam, b.camera.world_from_cam) and torch.equal(a.camera.K, b.camera.K)
         for a, b in zip(first.scene.views, again.scene.views, strict=True)
     )
 
