@@ -13,6 +13,8 @@ from torch import Tensor
 
 ONE_SURFACE = 1.03
 """Largest ratio of the depths around a pixel that is still one surface."""
+BEND = 0.01
+"""Largest change, relative, of the step of inverse depth from pixel to pixel on a slanted surface."""
 SPACE_SIGMA = 1.0
 COLOUR_SIGMA = 0.08
 BLOCK = 1 << 18
@@ -66,11 +68,42 @@ def _bilinear(inverse: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     x1, y1 = (x0 + 1).clamp(max=width - 1), (y0 + 1).clamp(max=height - 1)
     a, b = (u - x0)[None], (v - y0)[:, None]
     top, bottom = inverse[y0], inverse[y1]
-    corners = (top[:, x0], top[:, x1], bottom[:, x0], bottom[:, x1])
-    low = torch.minimum(torch.minimum(corners[0], corners[1]), torch.minimum(corners[2], corners[3]))
-    high = torch.maximum(torch.maximum(corners[0], corners[1]), torch.maximum(corners[2], corners[3]))
-    value = (corners[0] * (1 - a) + corners[1] * a) * (1 - b) + (corners[2] * (1 - a) + corners[3] * a) * b
-    return value, (low > 0) & (high <= low * ONE_SURFACE)
+    value = (top[:, x0] * (1 - a) + top[:, x1] * a) * (1 - b)
+    value += (bottom[:, x0] * (1 - a) + bottom[:, x1] * a) * b
+    return value, _one_surface(inverse)[y0][:, x0]
+
+
+def _one_surface(inverse: Tensor) -> Tensor:
+    """(H, W) bool: the pixel and its right, lower and lower right neighbours are known and on one surface.
+
+    Two pixels are when their depths are nearly equal, or when inverse depth goes on as steeply on one side of them,
+    as it does on any plane, however slanted.
+    """
+    across = _continues(inverse)
+    down = _continues(inverse.T).T
+    known = inverse > 0
+    for axis in (0, 1):
+        known = known & _next(known, axis)
+    return known & across & _next(across, 0) & down & _next(down, 1)
+
+
+def _continues(values: Tensor) -> Tensor:
+    """(H, W) bool for every pixel and its right neighbour; the last column repeats the one before."""
+    if values.shape[1] < 2:
+        return torch.ones_like(values, dtype=torch.bool)
+    step = values[:, 1:] - values[:, :-1]
+    size = torch.maximum(values[:, 1:], values[:, :-1])
+    good = step.abs() <= (ONE_SURFACE - 1) * size
+    far = torch.full_like(step[:, :1], torch.inf)
+    for other in (torch.cat([far, step[:, :-1]], 1), torch.cat([step[:, 1:], far], 1)):
+        good |= (step - other).abs() <= BEND * size
+    return torch.cat([good, good[:, -1:]], 1)
+
+
+def _next(values: Tensor, axis: int) -> Tensor:
+    """The values of the following row or column; the last one repeats."""
+    length = values.shape[axis]
+    return values.index_select(axis, torch.arange(1, length + 1).clamp(max=length - 1))
 
 
 def _vote(inverse: Tensor, x: Tensor, y: Tensor, colour: Tensor | None, small: Tensor | None) -> Tensor:
