@@ -340,6 +340,9 @@ def test_sets_of_a_batch_are_aligned_one_by_one() -> None:
     both, report = align_to_known(prediction, known)
     assert [s.scale_source for s in report.sets] == ["poses", "depth"] and both.metric
     assert torch.allclose(both.depth, full.depth)
+    half = replace(known, depth=None)
+    mixed, _ = align_to_known(replace(prediction, metric_scale=torch.tensor([2.0, 3.0])), half)
+    assert not mixed.metric and mixed.metric_scale.tolist() == [1.0, 3.0], "the first set is in metres now"
     for i in range(2):
         cut = {
             k: None if v is None else v[i : i + 1]
