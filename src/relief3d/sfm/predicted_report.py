@@ -26,6 +26,9 @@ MIN_GAIN = 0.03
 :data:`MIN_SHARE_GAIN` of the share below which, the prediction is kept: what is left is matching noise."""
 
 MIN_SHARE_GAIN = 0.02
+GOOD_SHARE = 0.9
+"""Share of held-out sightings below 2 px with which no other plan is tried."""
+
 VIEW_TOLERANCE = 1.1
 VIEW_TOLERANCE_PX = 0.25
 VIEW_MIN_OBSERVATIONS = 10

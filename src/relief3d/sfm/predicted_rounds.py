@@ -35,7 +35,7 @@ from relief3d.sfm.predicted_points import (
     points_from_depth,
     triangulate_tracks,
 )
-from relief3d.sfm.predicted_report import SHARE_PX, Held, judge, measure, pose_change, worse_views
+from relief3d.sfm.predicted_report import GOOD_SHARE, SHARE_PX, Held, judge, measure, pose_change, worse_views
 from relief3d.sfm.predicted_tracks import Observations
 
 ScaleSource = Literal["depth", "cameras"]
@@ -353,7 +353,8 @@ def _verdict(
     if better:
         problem = _insane(predicted, state, outcome, options, freedom)
         return replace(outcome, accepted=problem is None, reason=problem or reason)
-    return replace(outcome, reason=reason, hopeless=reason.startswith("there was nothing"))
+    no_gain = reason.startswith("there was nothing") and outcome.share >= GOOD_SHARE
+    return replace(outcome, reason=reason, hopeless=no_gain)
 
 
 def _insane(

@@ -28,7 +28,7 @@ from relief3d.sfm.config import FeatureRecipe, Recipe, SfmConfig
 from relief3d.sfm.consistency import read_verified
 from relief3d.sfm.predicted_adjustment import Freedom, Sharing, shared_focal_spread
 from relief3d.sfm.predicted_outcome import as_given, refined_scene
-from relief3d.sfm.predicted_report import Held, RefineReport, judge, measure
+from relief3d.sfm.predicted_report import GOOD_SHARE, Held, RefineReport, judge, measure
 from relief3d.sfm.predicted_rounds import Outcome, Plan, RoundOptions, ScaleSource, run_plan
 from relief3d.sfm.predicted_tracks import (
     Observations,
@@ -41,9 +41,6 @@ from relief3d.sfm.predicted_tracks import (
 from relief3d.sfm.work_files import view_fingerprint
 
 __all__ = ["RefineConfig", "RefineReport", "RefineResult", "Tracks", "refine_predicted"]
-
-GOOD_SHARE = 0.9
-"""Share of held-out sightings below 2 px with which no other plan is tried."""
 
 SAME_LENS_SPREAD = 1.1
 """Predicted focal lengths further apart leave open whether the views share a lens, so both are tried:
@@ -161,8 +158,8 @@ def refine_predicted(
         the report, not an error.
 
     Raises:
-        InputError: for tracks of another number of views, an unknown name among ``fixed_views``, or a picture
-            whose size is not its camera's.
+        InputError: for tracks of another number of views, an unknown name among ``fixed_views``, or without ``tracks``
+            a view without a picture or with one whose size is not its camera's.
         MissingExtraError: when pycolmap is not installed.
     """
     progress = progress or SilentProgress()
