@@ -18,7 +18,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,18 +107,17 @@ def compared(
 
 def attention_alone(
     views: Sequence[int], repeats: int, device: torch.device, dtype: torch.dtype
-) -> list[Any]:
+) -> Iterator[dict[str, Any]]:
     """Random queries, keys and values: time does not depend on what they hold."""
-    rows = []
     for count in views:
         generator = torch_generator(0)
         shape = (1, 16, count * 261, 64)
         q, k, v = (torch.randn(shape, generator=generator).to(device, dtype) for _ in range(3))
         with torch.inference_mode():
             runs = {n: partial(a, q, k, v) for n, a in arms(5, (16, 16)).items()}
-            rows.append({"views": count, "arms": compared(runs, repeats, device)[0]})
-        report(f"attention alone, {count} views", rows[-1]["arms"])
-    return rows
+            row = {"views": count, "arms": compared(runs, repeats, device)[0]}
+        report(f"attention alone, {count} views", row["arms"])
+        yield row
 
 
 def report(title: str, found: Mapping[str, Mapping[str, Any]]) -> None:
@@ -202,9 +201,8 @@ def network_rows(
     device: torch.device,
     precision: Any,
     images: Path | None,
-) -> list[Any]:
+) -> Iterator[dict[str, Any]]:
     network = network.to(device)
-    rows = []
     for count in views:
         batch = (pictures(count, SIDE, SIDE) if images is None else from_folder(images, count, network)).to(
             device
@@ -222,22 +220,72 @@ def network_rows(
         found, answers = compared(runs, repeats, device)
         for arm, answer in answers.items():
             found[arm] |= change(answers["exact"], answer)
-        rows.append({"network": label, "views": count, "size": list(batch.shape[-2:]), "arms": found})
         report(f"{label}, {count} views", found)
-    return rows
+        yield {"network": label, "views": count, "size": list(batch.shape[-2:]), "arms": found}
+
+
+class ResultFile:
+    """The result, written after every row; rows of earlier runs stay unless they are measured again."""
+
+    def __init__(self, args: argparse.Namespace, device: torch.device) -> None:
+        self.path: Path | None = args.json
+        self.began = time.perf_counter()
+        self.row = {
+            "command": "python benchmarks/efficient_attention.py " + " ".join(sys.argv[1:]),
+            "commit": commit(),
+            "repeats": args.repeats,
+            "device": str(device),
+            "precision": args.precision,
+            "weights": args.weights,
+            "layer_scale": "as trained" if args.weights else 1.0,
+            "hardware": hardware(),
+        }
+        self.data: dict[str, Any] = {
+            "benchmark": "efficient_attention",
+            "seed": 0,
+            "versions": versions(),
+            "caution": CAUTION,
+            "attention": [],
+            "networks": [],
+        }
+        if self.path is not None and self.path.is_file():
+            self.data |= json.loads(self.path.read_text())
+
+    def add(self, part: str, row: dict[str, Any]) -> None:
+        now = time.perf_counter()
+        row |= self.row | {"wall_seconds": round(now - self.began, 1)}
+        self.began = now
+
+        def key(r: Mapping[str, Any]) -> tuple[Any, ...]:
+            return (r.get("network", ""), r["views"], r["device"], r["precision"])
+
+        self.data[part] = [r for r in self.data[part] if key(r) != key(row)] + [row]
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.path.with_suffix(".partial")
+            temporary.write_text(json.dumps(self.data, indent=1) + "\n")
+            temporary.replace(self.path)
 
 
 def render(data: Mapping[str, Any]) -> str:
     """The page of a result file."""
+    rows = sorted(data["attention"], key=lambda r: r["views"])
+    where = sorted(
+        {
+            f"{r['device']} ({r['hardware'].get('accelerator', str(r['hardware']['threads']) + ' thread')},"
+            f" {r['precision']})"
+            for r in rows + data["networks"]
+        }
+    )
     out = [
         "# Approximate attention across views",
         "",
-        "Made by `benchmarks/efficient_attention.py --render` from `results/multiview/efficient_attention.json`"
-        f" (`{data['command']}`, commit {str(data['commit'])[:10]}, {data['hardware']['cores']} cores,"
-        f" {data['hardware']['threads']} thread(s), device {data['device']}).",
+        "Made by `benchmarks/efficient_attention.py --render` from `results/multiview/efficient_attention.json`, which"
+        " holds command, commit and hardware of every row.",
         "",
         "Ratios are to exact attention in the same run: medians of interleaved repeats of the process's own time;"
-        " memory is the peak of the tensors that a run creates (weights and inputs not counted).",
+        " memory is the peak of the tensors that a run creates (weights and inputs not counted)."
+        f" Measured on: {', '.join(where)}.",
         "",
         "## Attention alone",
         "",
@@ -246,12 +294,14 @@ def render(data: Mapping[str, Any]) -> str:
         "| views | arm | seconds | time ratio | memory ratio |",
         "|---:|---|---:|---:|---:|",
     ]
-    for row in data["attention"]:
+    for row in rows:
         for arm, r in row["arms"].items():
             out.append(
                 f"| {row['views']} | {arm} | {r['seconds']:.3f} | {r['time_ratio']:.3f} | {r['memory_ratio']:.2f} |"
             )
-    out += ["", "## Whole networks", "", data["caution"] if data["weights"] is None else "", ""]
+    out += ["", "## Whole networks", ""]
+    if any(r["weights"] is None for r in data["networks"]):
+        out += [data["caution"], ""]
     out += [
         "| network | views | arm | seconds | time ratio | memory ratio | depth change (median) | rotation (median)"
         " | centre shift / depth |",
@@ -290,47 +340,24 @@ def main() -> None:
         PAGE.write_text(render(json.loads(args.render.read_text())))
         return
     torch.set_num_threads(args.threads)
-    device, began = resolve_device(args.device), time.perf_counter()
+    device = resolve_device(args.device)
     dtype = torch.float32 if args.precision == "float32" else torch.bfloat16
-    attention = attention_alone(args.attention_views, args.repeats, device, dtype)
-    rows: list[Any] = []
+    file = ResultFile(args, device)
+    for row in attention_alone(args.attention_views, args.repeats, device, dtype):
+        file.add("attention", row)
     if args.weights:
         size = args.size[0] if len(args.size) == 1 and args.size[0] != "full" else None
         empty = None if size is None else random_network(args.network[0], size)
         network = load_multiview(args.weights, network=empty, device=device)
         label = f"{Path(args.weights).name}{'' if size is None else ' ' + size}"
-        rows += network_rows(label, network, args.views, args.repeats, device, args.precision, args.images)
+        networks = [(label, lambda: network)]
     else:
-        for size in args.size:
-            for kind in args.network:
-                network = random_network(kind, size)
-                label = f"{kind} {size}"
-                rows += network_rows(
-                    label, network, args.views, args.repeats, device, args.precision, args.images
-                )
-    result = {
-        "benchmark": "efficient_attention",
-        "command": "python benchmarks/efficient_attention.py " + " ".join(sys.argv[1:]),
-        "commit": commit(),
-        "seed": 0,
-        "device": str(device),
-        "precision": args.precision,
-        "hardware": hardware(),
-        "versions": versions(),
-        "weights": args.weights,
-        "layer_scale": "as trained" if args.weights else 1.0,
-        "caution": CAUTION,
-        "arms": {n: s for n, (s, _) in ARMS.items()},
-        "attention": attention,
-        "networks": rows,
-        "wall_seconds": round(time.perf_counter() - began, 1),
-    }
-    text = json.dumps(result, indent=1)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(text + "\n")
-    else:
-        sys.stdout.write(text + "\n")
+        networks = [(f"{k} {s}", partial(random_network, k, s)) for s in args.size for k in args.network]
+    for label, make in networks:
+        for row in network_rows(label, make(), args.views, args.repeats, device, args.precision, args.images):
+            file.add("networks", row)
+    if not args.json:
+        sys.stdout.write(json.dumps(file.data, indent=1) + "\n")
 
 
 if __name__ == "__main__":
