@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -59,3 +59,25 @@ class PeakTensorBytes(TorchDispatchMode):
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, torch.Tensor)]
+
+
+def join_parts(parts: Iterable[tuple[torch.Tensor, ...]], total: int) -> tuple[torch.Tensor, ...]:
+    """Like ``torch.cat`` of every position of the parts, but without gradients each part is released once copied.
+
+    Args:
+        parts: made one after another; tensors of a part share their first size.
+        total: sum of the first sizes.
+    """
+    if torch.is_grad_enabled():
+        return tuple(torch.cat(p) for p in zip(*parts))
+    out: tuple[torch.Tensor, ...] = ()
+    at = 0
+    for part in parts:
+        if not out:
+            if len(part[0]) == total:
+                return part
+            out = tuple(t.new_empty(total, *t.shape[1:]) for t in part)
+        for whole, piece in zip(out, part):
+            whole[at : at + len(piece)] = piece
+        at += len(part[0])
+    return out

@@ -104,6 +104,12 @@ def depth_to_world_points(depth: Tensor, K: Tensor, world_from_cam: Tensor) -> T
     return flat.reshape(points.shape)
 
 
+def points_to_world(points: Tensor, world_from_cam: Tensor) -> Tensor:
+    """(..., H, W, 3) points of cameras in the world, for poses (..., 4, 4)."""
+    turned = points @ world_from_cam[..., None, :3, :3].mT.to(points.dtype)
+    return turned.add_(world_from_cam[..., None, None, :3, 3].to(points.dtype))
+
+
 def inside_image(xy: Tensor, width: int, height: int, margin: float = 0.0) -> Tensor:
     """True where pixels (*, 2) lie in [margin, W - margin] x [margin, H - margin]; (*,) bool, False for NaN."""
     x, y = xy[..., 0], xy[..., 1]

@@ -99,14 +99,16 @@ def load_weights(
     *,
     optional: Sequence[str] = (),
     source: str | Path | None = None,
+    assign: bool = False,
 ) -> list[str]:
     """Copy weights into a network, which must want all of them and get all it needs.
 
     Args:
-        network: to be filled; keeps its own data type and device.
+        network: to be filled; keeps its own data type and device, unless ``assign``.
         state: names as in ``network.state_dict()``.
         optional: beginnings of names that may be absent from ``state``.
         source: named in errors.
+        assign: let the network take the given tensors themselves, without a second copy (for one on the meta device).
 
     Returns:
         Names that were absent and optional; those parameters are left as they were.
@@ -134,5 +136,5 @@ def load_weights(
             path=source,
             remedy="check that model and size belong to this file",
         )
-    network.load_state_dict(state, strict=False)
+    network.load_state_dict(state, strict=False, assign=assign)
     return missing

@@ -89,7 +89,7 @@ class Block(nn.Module):
 
 
 def _added(x: Tensor, branch: Tensor, scale: nn.Module) -> Tensor:
-    """x + scale(branch), in one operation; without gradients in the memory of the branch."""
+    """X + scale(branch), in one operation; without gradients in the memory of the branch."""
     if not isinstance(scale, LayerScale):
         return x + scale(branch)
     if torch.is_grad_enabled() or x.dtype != branch.dtype or scale.gamma.dtype != x.dtype:
@@ -98,7 +98,7 @@ def _added(x: Tensor, branch: Tensor, scale: nn.Module) -> Tensor:
 
 
 def run_in_chunks(block: nn.Module, x: Tensor, rope: RopeTable | None, chunk: int | None) -> Tensor:
-    """A block over (M, T, C) tokens that do not mix between rows, ``chunk`` rows at a time; only memory depends on it."""
+    """A block over (M, T, C) tokens that do not mix between rows, ``chunk`` rows at a time, which saves memory."""
     if chunk is None or chunk >= len(x):
         return block(x, rope)
     if torch.is_grad_enabled():

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.tensor_memory import join_parts
 from relief3d.nn.uv import uv_embedding_axes
 
 STRIP_ROWS = 96
@@ -141,11 +142,8 @@ class DptHead(nn.Module):
         """
         count = layers[0].shape[0]
         step = count if chunk is None else max(1, chunk)
-        parts = []
-        for i in range(0, count, step):
-            part = self._maps([layer[i : i + step] for layer in layers], size)
-            parts.append(part if finish is None else finish(part))
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        maps = (self._maps([layer[i : i + step] for layer in layers], size) for i in range(0, count, step))
+        return join_parts(((m if finish is None else finish(m),) for m in maps), count)[0]
 
     def _maps(self, layers: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
         s = self.scratch

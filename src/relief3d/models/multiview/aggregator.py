@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.tensor_memory import join_parts
 from relief3d.nn.attention import Attend, attend_fully
 from relief3d.nn.blocks import Block, run_in_chunks
 from relief3d.nn.rope import Rope2D
@@ -72,11 +73,11 @@ class Aggregator(nn.Module):
     def embed(self, images: Tensor, chunk: int | None = None) -> Tensor:
         """Patch tokens (M, P, C) of pictures (M, 3, H, W) in [0, 1], ``chunk`` views at a time."""
         step = len(images) if chunk is None else max(1, chunk)
-        parts = [
-            self.patch_embed((images[i : i + step] - self.image_mean) / self.image_std)
+        parts = (
+            (self.patch_embed((images[i : i + step] - self.image_mean) / self.image_std),)
             for i in range(0, len(images), step)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        )
+        return join_parts(parts, len(images))[0]
 
     def forward(
         self,

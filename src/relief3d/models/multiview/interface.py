@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from relief3d.core.contract import Prediction
 from relief3d.core.errors import InputError
-from relief3d.geometry.projection import depth_to_points, pixel_rays
+from relief3d.geometry.projection import depth_to_points, pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
 from relief3d.models.multiview.pi3 import Pi3
 from relief3d.models.multiview.pi3x import Conditions, Pi3X
@@ -19,6 +19,7 @@ from relief3d.models.multiview.preprocess import Mode
 from relief3d.models.multiview.reliev3r import Reliev3rNet
 from relief3d.models.multiview.vggt import Head, Vggt
 from relief3d.nn.attention import Attend, attend_fully
+from relief3d.nn.blocks import Block
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -73,11 +74,13 @@ class InferenceOptions:
             run in float32, as they were trained.
         chunk: views at a time wherever views are independent.
         attend: inner product of the attention across views.
+        compile: translate the transformer's blocks with ``torch.compile`` on first use, for many runs of one size.
     """
 
     precision: Precision = "auto"
     chunk: int | None = 8
     attend: Attend = attend_fully
+    compile: bool = False
 
 
 def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
@@ -114,6 +117,19 @@ def check_images(images: Tensor, patch: int) -> None:
         )
 
 
+def compile_blocks(network: nn.Module, backend: str = "inductor") -> int:
+    """Compile every transformer block in place, one at a time: blocks of a kind share the translation, and the parts
+    around them, which depend on the number of views, stay as they are.
+
+    Returns:
+        Number of blocks.
+    """
+    blocks = [m for m in network.modules() if isinstance(m, Block)]
+    for block in blocks:
+        block.compile(backend=backend, dynamic=True)
+    return len(blocks)
+
+
 class _Wrapped:
     """What all wrappers share: the network, options, autocast."""
 
@@ -124,6 +140,8 @@ class _Wrapped:
     def __init__(self, network: nn.Module, patch: int, options: InferenceOptions | None = None) -> None:
         self.network, self.patch = network.eval(), patch
         self.options = options or InferenceOptions()
+        if self.options.compile:
+            compile_blocks(network)
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         dtype = autocast_dtype(self.options.precision, device)
@@ -159,7 +177,7 @@ class VggtModel(_Wrapped):
             depth=out.depth,
             depth_confidence=out.depth_confidence,
             cam_points=local,
-            world_points=_to_world(local, poses),
+            world_points=points_to_world(local, poses),
             points_confidence=out.depth_confidence,
             world_from_cam=poses,
             K=K,
@@ -313,7 +331,3 @@ def _from_points(local: Tensor, world: Tensor, confidence: Tensor, poses: Tensor
         world_from_cam=poses.float(),
         K=intrinsics_from_points(local, confidence),
     )
-
-
-def _to_world(local: Tensor, poses: Tensor) -> Tensor:
-    return torch.einsum("bnij,bnhwj->bnhwi", poses[..., :3, :3], local) + poses[:, :, None, None, :3, 3]

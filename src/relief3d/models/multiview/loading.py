@@ -201,6 +201,7 @@ def load_multiview(
             path=path,
             remedy=f"known are {', '.join(ARCHITECTURES)}",
         )
+    own = network is None
     if network is None:
         network = _full_size(found, state)
     elif not isinstance(network, _CLASSES[found]):
@@ -209,7 +210,9 @@ def load_multiview(
             path=path,
             remedy="choose the other model",
         )
-    load_weights(network, state, optional=known.optional if known else (), source=path)
+    load_weights(network, state, optional=known.optional if known else (), source=path, assign=own)
+    if own:
+        _refill_constants(network)
     return network.to(device=device, dtype=dtype).eval()
 
 
@@ -225,16 +228,12 @@ _HEAD_PREFIXES: tuple[tuple[Head, str], ...] = (
 
 
 def _full_size(architecture: str, state: Mapping[str, Tensor]) -> nn.Module:
-    """The published size; a VGGT gets only the heads that the file has."""
+    """The published size without values; a VGGT gets only the heads that the file has."""
     with torch.device("meta"):
         if architecture == "vggt":
             heads = tuple(h for h, prefix in _HEAD_PREFIXES if any(k.startswith(prefix) for k in state))
-            network: nn.Module = Vggt(replace(VggtConfig(), heads=heads))
-        else:
-            network = ARCHITECTURES[architecture]()
-    network = network.to_empty(device="cpu")
-    _refill_constants(network)
-    return network
+            return Vggt(replace(VggtConfig(), heads=heads))
+        return ARCHITECTURES[architecture]()
 
 
 def _refill_constants(network: nn.Module) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.tensor_memory import join_parts
+from relief3d.geometry.projection import points_to_world
 from relief3d.geometry.rotations import matrix_from_svd9d
 from relief3d.models.multiview.aggregator import IMAGE_MEAN, IMAGE_STD
 from relief3d.nn.attention import Attend, attend_fully
@@ -162,11 +164,11 @@ class AlternatingDecoder(nn.Module):
     def embed(self, images: Tensor, chunk: int | None) -> Tensor:
         """Patch tokens (M, P, C) of pictures (M, 3, H, W) in [0, 1]."""
         step = len(images) if chunk is None else max(1, chunk)
-        parts = [
-            self.encoder((images[i : i + step] - self.image_mean) / self.image_std)
+        parts = (
+            (self.encoder((images[i : i + step] - self.image_mean) / self.image_std),)
             for i in range(0, len(images), step)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        )
+        return join_parts(parts, len(images))[0]
 
     def decode(
         self,
@@ -221,13 +223,8 @@ class AlternatingDecoder(nn.Module):
 
     def fused(self, images: Tensor, chunk: int | None, attend: Attend) -> Tensor:
         """(B * N, T, 2 C): the last block within the views beside the last across them."""
-        layers = self.decode(
-            self.embed(images.flatten(0, 1), chunk),
-            images.shape[1],
-            self.grid(images),
-            chunk=chunk,
-            attend=attend,
-        )
+        patches = self.embed(images.flatten(0, 1), chunk)
+        layers = self.decode(patches, images.shape[1], self.grid(images), chunk=chunk, attend=attend)
         depth = self.config.depth
         return torch.cat([layers[depth - 2], layers[depth - 1]], -1)
 
@@ -261,11 +258,10 @@ class Pi3(AlternatingDecoder):
         rows, cols = self.grid(images)
         hidden = self.fused(images, chunk, attend)
         step = len(hidden) if chunk is None else max(1, chunk)
-        parts = [self._heads(hidden[i : i + step], rows, cols) for i in range(0, len(hidden), step)]
-        local, confidence, poses = (torch.cat(p).unflatten(0, images.shape[:2]) for p in zip(*parts))
-        world = torch.einsum("bnij,bnhwj->bnhwi", poses[..., :3, :3], local)
-        world = world + poses[:, :, None, None, :3, 3]
-        return Pi3Output(local, world, confidence, poses)
+        parts = (self._heads(hidden[i : i + step], rows, cols) for i in range(0, len(hidden), step))
+        joined = join_parts(parts, len(hidden))
+        local, confidence, poses = (p.unflatten(0, images.shape[:2]) for p in joined)
+        return Pi3Output(local, points_to_world(local, poses), confidence, poses)
 
     def _heads(self, hidden: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor, Tensor]:
         """Local points, confidence and poses of some views."""

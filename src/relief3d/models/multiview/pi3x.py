@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from relief3d.geometry.projection import pixel_rays
+from relief3d.core.tensor_memory import join_parts
+from relief3d.geometry.projection import pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
 from relief3d.models.multiview.pi3 import MAX_LOG_DEPTH, AlternatingDecoder, Pi3Config, PoseHead
 from relief3d.nn.attention import Attend, CrossAttention, attend_fully
@@ -192,15 +193,13 @@ class Pi3X(AlternatingDecoder):
         hidden = self._decode(patches, shape, grid, inject, chunk, attend)
         rope = self.head_rope(*grid, self.config.registers, hidden.device, self.register_token.dtype)
         step = len(hidden) if chunk is None else max(1, chunk)
-        parts = [self._heads(hidden[i : i + step], rope, grid, size) for i in range(0, len(hidden), step)]
-        rays, z, confidence, poses = (torch.cat(p).unflatten(0, shape) for p in zip(*parts))
+        parts = (self._heads(hidden[i : i + step], rope, grid, size) for i in range(0, len(hidden), step))
+        rays, z, confidence, poses = (p.unflatten(0, shape) for p in join_parts(parts, len(hidden)))
         metric = self._metric(hidden, shape, grid)
         scale = metric[:, None, None, None, None]
         local = rays * z * scale
         poses = torch.cat([poses[..., :3], poses[..., 3:] * _translation_only(metric, poses)], -1)
-        world = torch.einsum("bnij,bnhwj->bnhwi", poses[..., :3, :3], local)
-        world = world + poses[:, :, None, None, :3, 3]
-        return Pi3XOutput(local, world, rays, confidence, poses, metric)
+        return Pi3XOutput(local, points_to_world(local, poses), rays, confidence, poses, metric)
 
     def _known_geometry(
         self,

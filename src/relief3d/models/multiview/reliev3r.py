@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from relief3d.geometry.projection import depth_to_points
+from relief3d.core.tensor_memory import join_parts
+from relief3d.geometry.projection import depth_to_points, points_to_world
 from relief3d.models.multiview.pi3 import (
     MAX_LOG_DEPTH,
     AlternatingDecoder,
@@ -118,13 +119,13 @@ class Reliev3rNet(AlternatingDecoder):
         size = (int(images.shape[-2]), int(images.shape[-1]))
         hidden = self.fused(images, chunk, attend)
         step = len(hidden) if chunk is None else max(1, chunk)
-        parts = [self._heads(hidden[i : i + step], rows, cols) for i in range(0, len(hidden), step)]
-        depth, confidence, poses, fov = (torch.cat(p).unflatten(0, images.shape[:2]) for p in zip(*parts))
+        parts = (self._heads(hidden[i : i + step], rows, cols) for i in range(0, len(hidden), step))
+        joined = join_parts(parts, len(hidden))
+        depth, confidence, poses, fov = (p.unflatten(0, images.shape[:2]) for p in joined)
         predicted = fov if self.settings.fov_head else None
         intrinsics = intrinsics_of_fov(fov, size) if K is None else K.to(depth.dtype)
         local = depth_to_points(depth, intrinsics)
-        world = torch.einsum("bnij,bnhwj->bnhwi", poses[..., :3, :3], local)
-        world = world + poses[:, :, None, None, :3, 3]
+        world = points_to_world(local, poses)
         return Reliev3rOutput(depth, confidence, poses, intrinsics, local, world, predicted)
 
     def _heads(self, hidden: Tensor, rows: int, cols: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
