@@ -189,7 +189,6 @@ def oracle_part(args: argparse.Namespace) -> dict[str, Any]:
         say(row)
     return {
         "frames": frames, "chunk": options.chunk, "overlap": options.overlap, "noise": noise, "rows": rows,
-        "worst_percent": max(r["loops"]["largest_percent"] for r in rows),
     }  # fmt: skip
 
 
@@ -364,6 +363,22 @@ def say(row: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def merge(files: Sequence[Path], out: Path) -> None:
+    """Seeds that ran in processes of their own, in one file."""
+    data: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"targets": TARGETS, "parts": {}}
+    for path in files:
+        for name, part in json.loads(path.read_text())["parts"].items():
+            have = data["parts"].setdefault(name, part)
+            if name != "network" and have is not part:
+                seeds = {r["seed"] for r in part["rows"]}
+                rows = [r for r in have["rows"] if r["seed"] not in seeds] + part["rows"]
+                have["rows"] = sorted(rows, key=lambda r: r["seed"])
+                have["seeds"] = [r["seed"] for r in have["rows"]]
+                have["seconds"] += part["seconds"]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(data, indent=1) + "\n")
+
+
 PARTS = {"network": network_part, "oracle": oracle_part, "rendered": rendered_part}
 
 
@@ -376,7 +391,13 @@ def main() -> None:
     parser.add_argument("--height", type=int, default=56)
     parser.add_argument("--width", type=int, default=84)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument(
+        "--merge", type=Path, nargs="*", default=[], help="take rows of other runs over, run nothing"
+    )
     args = parser.parse_args()
+    if args.merge:
+        merge(args.merge, args.out)
+        return
     data = json.loads(args.out.read_text()) if args.out.exists() else {"targets": TARGETS, "parts": {}}
     for name in args.part:
         began, load = time.perf_counter(), os.getloadavg()[0]

@@ -17,6 +17,9 @@ CONFIDENCE_SHARE = 0.1
 CONSENSUS = 0.1
 """Inliers of the first guess lie this close, as a share of the points' spread."""
 
+CONSENSUS_POINTS = 500
+"""About so many points, evenly taken, vote on the first guess; all of them take part in the fit."""
+
 STEPS = 8
 
 
@@ -107,13 +110,14 @@ def fit_overlap(
     a, b, weight = a[keep], b[keep], (ca * cb)[keep].sqrt()
     size = (a - a.median(0).values).norm(dim=-1).median().clamp_min(1e-12)
     # Least squares alone would shrink towards outliers in b, and never recover: begin from a consensus.
+    some = slice(None, None, max(1, len(a) // CONSENSUS_POINTS))
     start = robust_umeyama(
-        b,
-        a,
+        b[some],
+        a[some],
         float(CONSENSUS * size),
         torch_generator(0),
         iterations=200,
-        weights=weight,
+        weights=weight[some],
         with_scale=with_scale,
     )
     fit = Similarity(start.scale, start.rotation, start.translation)
