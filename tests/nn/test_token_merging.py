@@ -143,6 +143,15 @@ def test_gradients_reach_all_tokens_also_after_inference() -> None:
     assert all(x.grad is not None and bool((x.grad.abs().sum((1, 3)) > 0).all()) for x in inputs)
 
 
+def test_gradients_of_values_are_those_of_exact_attention_for_equal_tokens() -> None:
+    attend, (q, k, v) = doubles(4, MergeConfig(0.6, cell=2))
+    weight = torch.randn(q.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    v.requires_grad_()
+    (exact,) = torch.autograd.grad((attend_fully(q, k, v) * weight).sum(), v)
+    (got,) = torch.autograd.grad((attend(q, k, v) * weight).sum(), v)
+    assert torch.allclose(got.sum(2), exact.sum(2), atol=1e-10), "equal tokens share their gradient"
+
+
 def test_no_square_matrix_and_little_arithmetic() -> None:
     views, grid, heads, width = 12, (12, 12), 4, 16
     size = 5 + 144

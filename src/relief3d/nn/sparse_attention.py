@@ -94,28 +94,27 @@ class SparseAttention:
         flat = [x.reshape(batch * heads, tokens, width) for x in (q, k, v)]
         first = torch.arange(0, tokens, self.tokens_per_view, device=q.device)
         special = (first[:, None] + torch.arange(self.specials, device=q.device)).flatten()
-        all_blocks = _with_specials(blocks, special)
         # Blocks of queries, over all heads, whose keys fit the budget.
-        looked_at = count + len(all_blocks.index) - len(blocks.index)
+        looked_at = count + math.ceil(len(special) / blocks.index.shape[1])
         budget = self.config.budget or (CPU_BUDGET if q.device.type == "cpu" else BUDGET)
         fit = max(1, budget // (looked_at * blocks.index.shape[1] * width))
         at_once = min(len(flat[0]), fit)
         parts = [
-            self._attended([x[i : i + at_once] for x in flat], blocks, all_blocks, count, fit // at_once)
+            self._attended([x[i : i + at_once] for x in flat], blocks, special, count, fit // at_once)
             for i in range(0, len(flat[0]), at_once)
         ]
         return torch.cat(parts).view(batch, heads, tokens, width)
 
     def _attended(
-        self, flat: list[Tensor], blocks: _Blocks, all_blocks: _Blocks, count: int, step: int
+        self, flat: list[Tensor], blocks: _Blocks, special: Tensor, count: int, step: int
     ) -> Tensor:
         """(M, T, d) for some heads, ``step`` blocks of queries at a time."""
         q, k, v = flat
         out = torch.empty_like(q)
-        extra = all_blocks.index[len(blocks.index) :][all_blocks.there[len(blocks.index) :]]
-        if len(extra):
-            out[:, extra] = attend_fully(q[:, None, extra], k[:, None], v[:, None])[:, 0]
+        if len(special):
+            out[:, special] = attend_fully(q[:, None, special], k[:, None], v[:, None])[:, 0]
         pooled = _pooled(q, blocks), _pooled(k, blocks)
+        all_blocks = _with_specials(blocks, special)
         # Whole blocks lie together, so that gathering is copying; special tokens are blocks at the end.
         packed = [x[:, all_blocks.index].flatten(0, 1) for x in (k, v)]
         for i in range(0, len(blocks.index), step):
@@ -124,7 +123,11 @@ class SparseAttention:
             keys, values = (_gathered(x, chosen, len(all_blocks.index)) for x in packed)
             seen = (all_blocks.there[chosen] & used[..., None]).flatten(2)[:, :, None]
             found = nn.functional.scaled_dot_product_attention(q[:, asked], keys, values, attn_mask=seen)
-            # Places without a patch repeat a patch of their block, so they write the same result twice.
+            # Places without a patch repeat a patch of their block: they write the same result twice, and must not
+            # count twice in gradients.
+            if found.requires_grad:
+                there = blocks.there[i : i + step, :, None]
+                found = torch.where(there, found, found.detach())
             out[:, asked.flatten()] = found.flatten(1, 2).to(out.dtype)
         return out
 
@@ -230,8 +233,7 @@ def _pooled(x: Tensor, blocks: _Blocks) -> Tensor:
     kind = torch.promote_types(x.dtype, torch.float32)
     weight = blocks.there.to(kind)
     weight = weight / weight.sum(1, keepdim=True)
-    parts = [(x[:, member].to(kind) * weight[:, i, None]) for i, member in enumerate(blocks.index.unbind(1))]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
+    total = x.new_zeros(len(x), len(weight), x.shape[2], dtype=kind)
+    for i, member in enumerate(blocks.index.unbind(1)):
+        total = total + x[:, member].to(kind) * weight[:, i, None]
     return total
