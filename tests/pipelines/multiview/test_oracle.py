@@ -15,6 +15,7 @@ from relief3d.eval.alignment import align_cameras
 from relief3d.eval.metrics.cameras import evaluate_cameras
 from relief3d.eval.reference import compare
 from relief3d.geometry.projection import project_world
+from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.colmap import read_colmap_model
 from relief3d.io.transforms_json import read_transforms_json
@@ -337,3 +338,45 @@ def test_lenses_are_removed_for_the_network_and_kept_in_the_result(room: Room, t
     local = points.xyz[points.obs_point[mine]] @ pose[:3, :3].T + pose[:3, 3]
     xy, _ = project_distorted(local, camera.K, lens)
     assert float((xy - points.obs_xy[mine]).norm(dim=-1).median()) < 0.3
+
+
+def test_bundle_adjustment_repairs_disturbed_cameras_and_says_so(tmp_path: Path) -> None:
+    room = make_room([(320, 240)] * 5)
+    prepared = prepare(room.images, "keep", side=112).images
+
+    def spoil(out: Prediction, numbers: list[int]) -> Prediction:
+        assert out.world_from_cam is not None
+        generator = torch.Generator().manual_seed(0)
+        turn = 0.02 * torch.randn(1, len(numbers), 3, generator=generator, dtype=torch.float64)
+        poses = out.world_from_cam.clone()
+        poses[..., :3, :3] = poses[..., :3, :3] @ matrix_from_axis_angle(turn)
+        return replace(out, world_from_cam=poses)
+
+    truth = [c.world_from_cam for c in room.cameras]
+    errors = {}
+    for refine in ("off", "auto"):
+        network = Oracle(room, prepared, lambda i: scaling(112 / 320, 84 / 240), spoil=spoil)
+        config = MultiviewConfig(side=112, refine=refine)  # type: ignore[arg-type]
+        found = predict_scene(room.scene(), config, tmp_path / refine, network=network, device="cpu")
+        poses = [v.camera.world_from_cam for v in found.scene.views]
+        errors[refine] = evaluate_cameras(poses, truth).auc["5"]
+    facts = found.facts["refinement"]
+    assert facts["accepted"] and facts["after"]["median_px"] < 0.3 * facts["before"]["median_px"]
+    assert errors["auto"] > errors["off"] + 20
+    points = found.scene.sparse
+    assert points is not None and float(points.error.mean()) < 1, "points of real tracks"
+    # Depth follows the cameras: what the points say is what the maps say.
+    assert torch.allclose(found.depth.factor, torch.ones(5, dtype=torch.float64), atol=0.1)
+    assert torch.allclose(found.depth.K[0] / found.depth.K[0][2, 2], found.depth.K[0])
+
+
+def test_loops_are_looked_for_between_chunks(tmp_path: Path) -> None:
+    """There and back again: the way back shows the places of the way there."""
+    there = make_room([(320, 240)] * 6)
+    back = Room(there.mesh, (*there.cameras, *there.cameras[::-1]), (*there.images, *there.images[::-1]))
+    prepared = prepare(there.images, "keep", side=112).images
+    network = Oracle(there, prepared, lambda i: scaling(112 / 320, 84 / 240))
+    config = MultiviewConfig(side=112, chunk=4, overlap=2, refine="off")
+    found = predict_scene(back.scene(), config, tmp_path, network=network, device="cpu")
+    assert found.facts["loops_checked"] >= found.facts["loops_found"] >= 1
+    check_cameras(found.scene, back, 1e-3)

@@ -77,6 +77,11 @@ class MultiviewConfig:
                 remedy=f"use --model {', '.join(ARCHITECTURE_NAMES)}, or --model FILE alone",
             )
 
+    def files(self) -> tuple[Path, ...]:
+        """Files of weights whose change is another result."""
+        named = self.weights or (Path(self.model) if self.model else None)
+        return (named,) if named is not None and named.is_file() else ()
+
     @property
     def active(self) -> bool:
         """Whether a network is used at all."""

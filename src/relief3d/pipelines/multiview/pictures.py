@@ -46,7 +46,9 @@ class Framing:
         Raises:
             InputError: a picture cannot be read or has another size than its view says.
         """
-        pictures = []
+        # One at a time: originals may be large, and only their small versions are kept.
+        models = _models(self.sizes) if len(set(self.sizes)) > 1 else []
+        made = []
         for index in indices:
             picture = views[index].load_image()
             if (picture.shape[2], picture.shape[1]) != self.sizes[index]:
@@ -54,10 +56,8 @@ class Framing:
                     f"view '{views[index].name}': picture {picture.shape[2]}x{picture.shape[1]} does not fit its "
                     f"camera {self.sizes[index][0]}x{self.sizes[index][1]}"
                 )
-            pictures.append(picture)
-        models = _models(self.sizes)
-        made = prepare([*models, *pictures], self.mode, side=self.side, patch=self.patch)
-        return made.images[len(models) :]
+            made.append(prepare([*models, picture], self.mode, side=self.side, patch=self.patch).images[-1])
+        return torch.stack(made)
 
     def intrinsics(self, index: int, K: Tensor) -> Tensor:
         """(3, 3) intrinsics of the original picture as those of the network's."""

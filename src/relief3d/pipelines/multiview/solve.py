@@ -139,6 +139,8 @@ def predict_scene(
         solved, depth, facts["refinement"] = refine_cameras(
             solved, depth, framing, posed, work / "refine", seed=seed, progress=progress
         )
+    if len(scene) > 1 and (solved.sparse is None or not len(solved.sparse)):
+        warnings.append("no sparse point is confirmed by two views, so sparse/0 holds cameras alone")
     facts |= {"registered": len(solved), "points": 0 if solved.sparse is None else len(solved.sparse)}
     facts["warnings"] = warnings
     depth.save()

@@ -304,7 +304,11 @@ def summarise(scene: Scene, config: ReconstructConfig, workspace: Workspace, sou
     }
     network = records["cameras"]["facts"].get("network")
     if network:
-        info["network"] = {"name": network, "untrained": records["cameras"]["facts"]["untrained"]}
+        facts = records["cameras"]["facts"]
+        info["network"] = {"name": network, "untrained": facts["untrained"]}
+        if "refinement" in facts:
+            verdict = "kept" if facts["refinement"]["accepted"] else "not kept"
+            info["bundle_adjustment"] = f"{verdict}: {facts['refinement']['reason']}"
     info["warnings"] = warnings(scene, info)
     info["headline"] = headline(info)
     return info

@@ -31,6 +31,9 @@ OUTPUT_BYTES = 60_000_000
 OUTPUT_BYTES_PER_VIEW = 3_000_000
 """Room asked for before work: features and matches while solving, then depth, mesh, splats and report."""
 
+NETWORK_BYTES_PER_PIXEL = 3
+"""Of compressed depth and confidence."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -80,11 +83,13 @@ def reconstruct(
     workspace = Workspace(
         out,
         input_hash=input_fingerprint(
-            scene, str(Path(source).name), (config.cameras, config.depth, config.masks)
+            scene,
+            str(Path(source).name),
+            (config.cameras, config.depth, config.masks, *config.multiview.files()),
         ),
         stage_hashes=config.fingerprint(),
         overwrite=config.overwrite,
-        need_bytes=OUTPUT_BYTES + OUTPUT_BYTES_PER_VIEW * len(scene),
+        need_bytes=_room_needed(scene, config),
     )
     try:
         if workspace.complete:
@@ -101,6 +106,14 @@ def reconstruct(
         if workspace.complete:
             workspace.tidy()
         workspace.close()
+
+
+def _room_needed(scene: Scene, config: ReconstructConfig) -> int:
+    """Bytes on disk; a network's maps have the size of the pictures."""
+    need = OUTPUT_BYTES + OUTPUT_BYTES_PER_VIEW * len(scene)
+    if config.multiview.active and not config.depth_width and config.depth_source in ("auto", "model"):
+        need += NETWORK_BYTES_PER_PIXEL * sum(v.camera.width * v.camera.height for v in scene.views)
+    return need
 
 
 def _with_network(config: ReconstructConfig, network: MultiViewModel | None) -> ReconstructConfig:
