@@ -405,7 +405,7 @@ def main() -> None:
             **PARTS[name](args),
             "command": f"python benchmarks/long_sequence.py --part {name} --frames {args.frames}",
             "seeds": args.seeds if name != "network" else [0], "commit": commit(),
-            "hardware": {**hardware(), "load_before": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
+            "hardware": {**hardware(), "load": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
             "seconds": round(time.perf_counter() - began, 1),
         }  # fmt: skip
         args.out.parent.mkdir(parents=True, exist_ok=True)
