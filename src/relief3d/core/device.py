@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from relief3d.core.errors import InputError
@@ -40,6 +42,35 @@ def resolve_device(name: str = "auto") -> torch.device:
             remedy="use --device auto or --device cpu",
         )
     return device
+
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The type for autocast, or None for none; ``auto`` is the fastest type that trains and runs safely.
+
+    Raises:
+        InputError: float16 on a CPU, which computes it slowly and overflows.
+    """
+    if precision == "float32":
+        return None
+    if precision == "auto":
+        if device.type == "cpu" or device.type == "mps":
+            return None
+        supported = torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if supported else torch.float16
+    if precision == "float16" and device.type == "cpu":
+        raise InputError("float16 is not for CPUs", remedy="use float32 or bfloat16")
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def synchronize(device: torch.device) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from relief3d.nn.attention import TOKENS_PER_PASS, Attend, Attention, KeyValueCache, attend_fully
 from relief3d.nn.rope import RopeTable
@@ -52,7 +53,12 @@ class Block(nn.Module):
         eps: of the block's layer norms.
         qk_norm: see :class:`Attention`.
         layer_scale: initial gamma; None for no scaling.
+
+    Attributes:
+        recompute: forget activations in training and compute them again in the backward pass.
     """
+
+    recompute = False
 
     def __init__(
         self,
@@ -84,6 +90,14 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see :meth:`Attention.forward`."""
+        if self.recompute and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._forward, x, rope, attend, cache, use_reentrant=False)
+            return out
+        return self._forward(x, rope, attend, cache)
+
+    def _forward(
+        self, x: Tensor, rope: RopeTable | None, attend: Attend, cache: KeyValueCache | None
+    ) -> Tensor:
         x = _added(x, self.attn(self.norm1(x), rope, attend, cache), self.ls1)
         return _added(x, self.mlp(self.norm2(x)), self.ls2)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from relief3d.core.contract import Prediction
+from relief3d.core.device import Precision, autocast_dtype
 from relief3d.core.errors import InputError
 from relief3d.geometry.projection import depth_to_points, pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
@@ -20,8 +21,6 @@ from relief3d.models.multiview.reliev3r import Reliev3rNet
 from relief3d.models.multiview.vggt import Head, Vggt
 from relief3d.nn.attention import Attend, attend_fully
 from relief3d.nn.blocks import Block
-
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -81,24 +80,6 @@ class InferenceOptions:
     chunk: int | None = 8
     attend: Attend = attend_fully
     compile: bool = False
-
-
-def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The type for autocast, or None for none.
-
-    Raises:
-        InputError: float16 on a CPU, which computes it slowly and overflows.
-    """
-    if precision == "float32":
-        return None
-    if precision == "auto":
-        if device.type == "cpu" or device.type == "mps":
-            return None
-        supported = torch.cuda.is_bf16_supported()
-        return torch.bfloat16 if supported else torch.float16
-    if precision == "float16" and device.type == "cpu":
-        raise InputError("float16 is not for CPUs", remedy="use float32 or bfloat16")
-    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
 
 
 def check_images(images: Tensor, patch: int) -> None:

@@ -1,0 +1,190 @@
+"""Options of a training run. Every value is a plain type, so that recipes go to YAML and come back unchanged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from relief3d.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Parameters that are treated differently.
+
+    Attributes:
+        pattern: shell pattern on the parameter's name (``*camera_head*``); of several that fit, the first counts.
+        lr_scale: factor on the learning rate.
+        weight_decay: instead of the optimiser's; None keeps that.
+        frozen: not trained at all; its modules also stay in evaluation mode.
+        clip: name of the set whose gradients are clipped together.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    frozen: bool = False
+    clip: str = "all"
+
+
+@dataclass(frozen=True)
+class OptimiserConfig:
+    """AdamW (Loshchilov & Hutter 2019) with groups.
+
+    Attributes:
+        lr: highest learning rate.
+        betas: decay of the two moments.
+        eps: added to the root of the second moment.
+        weight_decay: decoupled; not applied to vectors and scalars (norms, biases, tokens) unless ``decay_vectors``.
+        decay_vectors: apply it to everything.
+        layer_decay: the learning rate of transformer block i of n is multiplied by this to the power n - i (1: off).
+        clip_norm: largest gradient norm per clip set; None: no clipping.
+        groups: see :class:`GroupConfig`.
+        must_match: every group has to fit at least one parameter.
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    decay_vectors: bool = False
+    layer_decay: float = 1.0
+    clip_norm: float | None = 1.0
+    groups: tuple[GroupConfig, ...] = ()
+    must_match: bool = True
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Factor on the learning rate over the run.
+
+    Attributes:
+        kind: ``cosine``: linear warm-up, then half a cosine. ``composite``: the same, but as a function of the share
+            step / steps, as SelfEvo's training does. ``step``: warm-up, then ``factor`` at each milestone.
+            ``constant``: warm-up, then 1.
+        warmup: steps of the linear warm-up, or a share of all steps when below 1.
+        start: factor at step 0 of the warm-up.
+        end: factor at the end of the cosine.
+        milestones: shares of all steps (``step`` only).
+        factor: multiplied at every milestone.
+    """
+
+    kind: Literal["cosine", "composite", "step", "constant"] = "cosine"
+    warmup: float = 0.05
+    start: float = 0.0
+    end: float = 0.0
+    milestones: tuple[float, ...] = ()
+    factor: float = 0.1
+
+
+@dataclass(frozen=True)
+class EmaConfig:
+    """Teacher or evaluation weights: exponential moving average of the trained ones.
+
+    Attributes:
+        decay: shadow = decay * shadow + (1 - decay) * weights.
+        ramp: with n updates done the decay is at most (1 + n) / (ramp + n); 0: constant from the start.
+        every: optimiser steps between updates.
+        buffers: averaged too when floating (else copied).
+    """
+
+    decay: float = 0.995
+    ramp: float = 0.0
+    every: int = 1
+    buffers: bool = True
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What happens when a loss or gradient is not finite.
+
+    Attributes:
+        action: ``skip``: the step is left out and its samples are logged; ``stop``: the run ends with an error.
+        patience: so many steps skipped in a row end the run.
+    """
+
+    action: Literal["skip", "stop"] = "skip"
+    patience: int = 20
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When a run is saved and what is kept.
+
+    Attributes:
+        every: optimiser steps.
+        seconds: also after so much wall time; 0: never.
+        keep_last: newest checkpoints kept, at least 1.
+        best: name of an evaluation number whose best checkpoint is kept too; empty: none.
+        higher: whether larger is better.
+    """
+
+    every: int = 500
+    seconds: float = 0.0
+    keep_last: int = 2
+    best: str = ""
+    higher: bool = False
+
+    def __post_init__(self) -> None:
+        if self.keep_last < 1:
+            raise InputError("at least one checkpoint must be kept", remedy="raise keep_last to 1")
+        if self.every < 1:
+            raise InputError("a run must be saved at least now and then", remedy="raise every to 1")
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What a person sees of a run.
+
+    Attributes:
+        every: steps between lines of ``log.jsonl`` and the console.
+        panels: steps between pictures; 0: never.
+        evaluate: steps between evaluations; 0: only at the end.
+        tensorboard: also write TensorBoard's format.
+    """
+
+    every: int = 20
+    panels: int = 0
+    evaluate: int = 0
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A run of the loop, whatever is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        accumulate: micro-batches per step.
+        precision: of the forward pass; ``auto`` is bfloat16 on accelerators that have it, else float32.
+        checkpointing: recompute activations of transformer blocks in the backward pass.
+        compile: translate transformer blocks with torch.compile.
+        workers: processes that prepare batches; 0: none.
+        deterministic: use deterministic algorithms only, so that a resumed run ends with the same bits.
+        seed: of everything.
+        optimiser: see :class:`OptimiserConfig`.
+        schedule: see :class:`ScheduleConfig`.
+        ema: see :class:`EmaConfig`; None: no average.
+        guard: see :class:`GuardConfig`.
+        checkpoint: see :class:`CheckpointConfig`.
+        log: see :class:`LogConfig`.
+    """
+
+    steps: int = 1000
+    accumulate: int = 1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    checkpointing: bool = False
+    compile: bool = False
+    workers: int = 0
+    deterministic: bool = True
+    seed: int = 0
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EmaConfig | None = None
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.accumulate < 1:
+            raise InputError("steps and accumulate must be at least 1")
