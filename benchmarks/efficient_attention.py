@@ -31,6 +31,7 @@ from relief3d.core.device import resolve_device, synchronize
 from relief3d.core.provenance import commit, hardware, versions
 from relief3d.core.seeding import torch_generator
 from relief3d.core.tensor_memory import PeakTensorBytes
+from relief3d.geometry.rotations import rotation_angle
 from relief3d.models.multiview.attention_choice import AttentionSettings, attention_by_name
 from relief3d.models.multiview.configs import SIZES, pi3_config, vggt_config
 from relief3d.models.multiview.interface import InferenceOptions, Known, wrap
@@ -180,8 +181,7 @@ def change(exact: Prediction, other: Prediction) -> dict[str, float]:
     a, b = (
         (p[0, :1].double().inverse() @ p[0].double()) for p in (exact.world_from_cam, other.world_from_cam)
     )
-    turn = (a[:, :3, :3].mT @ b[:, :3, :3]).diagonal(dim1=-2, dim2=-1).sum(-1)
-    angle = torch.rad2deg(((turn - 1) / 2).clamp(-1, 1).acos())
+    angle = torch.rad2deg(rotation_angle(a[:, :3, :3], b[:, :3, :3]))
     depth = exact.depth.double().median()
     shift = (a[:, :3, 3] - b[:, :3, 3]).norm(dim=-1) / depth
     return {
