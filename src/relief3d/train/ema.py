@@ -35,9 +35,9 @@ class MovingAverage:
         keep = self.decay()
         for own, new in zip(self.network.parameters(), model.parameters(), strict=True):
             own.lerp_(new.detach().to(own.dtype), 1 - keep)
-        for own, new in zip(self.network.buffers(), model.buffers(), strict=True):
-            if own.is_floating_point() and self.config.buffers:
-                own.lerp_(new.to(own.dtype), 1 - keep)
+        for held, now in zip(self.network.buffers(), model.buffers(), strict=True):
+            if held.is_floating_point() and self.config.buffers:
+                held.lerp_(now.to(held.dtype), 1 - keep)
             else:
-                own.copy_(new)
+                held.copy_(now)
         self.updates += 1

@@ -41,7 +41,7 @@ def feed(
     loader: DataLoader[Any] = DataLoader(
         _Positions(task, part, parts),
         batch_size=None,
-        sampler=range(first, last),  # type: ignore[arg-type]
+        sampler=range(first, last),
         num_workers=workers,
     )
     yield from loader
