@@ -291,13 +291,14 @@ def render(data: Mapping[str, Any]) -> str:
         "",
         "16 heads of 64 channels, 261 tokens per view.",
         "",
-        "| views | arm | seconds | time ratio | memory ratio |",
-        "|---:|---|---:|---:|---:|",
+        "| views | repeats | arm | seconds | time ratio | memory ratio |",
+        "|---:|---:|---|---:|---:|---:|",
     ]
     for row in rows:
         for arm, r in row["arms"].items():
             out.append(
-                f"| {row['views']} | {arm} | {r['seconds']:.3f} | {r['time_ratio']:.3f} | {r['memory_ratio']:.2f} |"
+                f"| {row['views']} | {row['repeats']} | {arm} | {r['seconds']:.3f} | {r['time_ratio']:.3f} |"
+                f" {r['memory_ratio']:.2f} |"
             )
     out += ["", "## Whole networks", ""]
     if any(r["weights"] is None for r in data["networks"]):
