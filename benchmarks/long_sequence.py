@@ -403,7 +403,8 @@ def main() -> None:
         began, load = time.perf_counter(), os.getloadavg()[0]
         data["parts"][name] = {
             **PARTS[name](args),
-            "command": f"python benchmarks/long_sequence.py --part {name} --frames {args.frames}",
+            "command": f"python benchmarks/long_sequence.py --part {name} --frames {args.frames}"
+            + (f" --size {args.size}" if name == "network" else ""),
             "seeds": args.seeds if name != "network" else [0], "commit": commit(),
             "hardware": {**hardware(), "load": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
             "seconds": round(time.perf_counter() - began, 1),
