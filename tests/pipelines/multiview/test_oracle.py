@@ -19,6 +19,7 @@ from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.colmap import read_colmap_model
 from relief3d.io.transforms_json import read_transforms_json
+from relief3d.models.multiview.interface import Known
 from relief3d.models.multiview.preprocess import prepare
 from relief3d.pipelines.multiview.config import MultiviewConfig
 from relief3d.pipelines.multiview.maps import Judge, make_map
@@ -165,6 +166,32 @@ def test_chunks_are_joined_to_one_scene(room: Room, tmp_path: Path) -> None:
     found = solve(room, network, tmp_path, chunk=3, overlap=2)
     assert len(network.passes) == 3 and found.facts["passes"] == 3
     check_maps(found, room, check_cameras(found.scene, room, 1e-3))
+
+
+def test_interrupted_chunks_are_used_again_and_stay_metric(room: Room, tmp_path: Path) -> None:
+    class Dies(Oracle):
+        """A network that is killed when it is asked once too often."""
+
+        allowed = 2
+
+        def predict(self, images: torch.Tensor, known: Known | None = None) -> Prediction:
+            if len(self.passes) >= self.allowed:
+                raise KeyboardInterrupt
+            return replace(super().predict(images, known), metric=True)
+
+    prepared = prepare(room.images, "keep", side=SIDE).images
+    network = Dies(room, prepared, lambda i: scaling(2 / 3, 2 / 3))
+    with pytest.raises(KeyboardInterrupt):
+        solve(room, network, tmp_path, chunk=3, overlap=2)
+    network.allowed = 100
+    found = solve(room, network, tmp_path, chunk=3, overlap=2)
+    assert len(network.passes) == 3, "the two passes of the first attempt are not asked for again"
+    assert found.scene.metric
+    whole = Dies(room, prepared, lambda i: scaling(2 / 3, 2 / 3))
+    whole.allowed = 100
+    at_once = solve(room, whole, tmp_path / "whole", chunk=3, overlap=2)
+    for a, b in zip(found.scene.views, at_once.scene.views):
+        assert torch.equal(a.camera.world_from_cam, b.camera.world_from_cam)  # type: ignore[arg-type]
 
 
 def test_known_cameras_are_kept_and_give_metres(room: Room, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from relief3d.core.contract import Prediction, View
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, stage
+from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.multiview.interface import Known, MultiViewModel
 from relief3d.models.multiview.long_sequence import LongOptions, run_long
 from relief3d.pipelines.multiview.pictures import Framing
@@ -159,6 +160,7 @@ def predict_chunks(
     progress: Progress,
     *,
     loops: Sequence[tuple[int, int]] = (),
+    source: str | None = None,
 ) -> Predicted:
     """Chunks that overlap, joined by similarities; memory does not grow with the number of views.
 
@@ -168,26 +170,36 @@ def predict_chunks(
         options: see :func:`relief3d.models.multiview.long_sequence.run_long`.
         progress: shown per chunk.
         loops: pairs of views that show the same place.
+        source: fingerprint of pictures, network and settings; chunks of an interrupted run with the same one are
+            used again. None: nothing is.
 
     Raises:
         InputError: neighbouring chunks share too little.
         RunError: see :meth:`Asker.ask`.
     """
-    metric: list[bool] = []
+    unit = folder / "unit.json"
 
     def predict(images: Tensor, numbers: Sequence[int]) -> Prediction:
         out = asker.ask(images, numbers)
-        metric.append(out.metric)
+        if not unit.is_file() or bool(read_json_object(unit)["metric"]) > out.metric:
+            # On disk, because a run that is continued may have no pass left to ask.
+            write_json(unit, {"metric": out.metric})
         return out
 
     count = len(asker.views)
     chunks = folder / "chunks"
-    long = run_long(count, asker.load, predict, chunks, options=options, loops=loops, progress=progress)
+    if source is None:
+        unit.unlink(missing_ok=True)
+    long = run_long(
+        count, asker.load, predict, chunks, options=options, loops=loops, source=source, progress=progress
+    )
+    metric = bool(read_json_object(unit)["metric"])
     store = DepthStore(folder)
     for frame in range(count):
         depth, confidence = long.depth(frame)
         store.write(frame, depth, in_unit_range(confidence, asker.model.name))
     shutil.rmtree(chunks)
+    unit.unlink()
     worst = max((j.error for j in long.joints), default=0.0)
     facts = {
         "passes": len(long.chunks),
@@ -205,7 +217,7 @@ def predict_chunks(
         long.world_from_cam,
         long.K,
         torch.ones_like(long.scale),
-        bool(metric) and all(metric),
+        metric,
         store,
         facts,
         notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -203,7 +204,8 @@ def _predict(
         return predict_whole(asker, folder, progress)
     options = LongOptions(chunk=plan.at_once, overlap=plan.overlap, seed=seed)
     loops, facts = _loops(asker, plan.at_once, seed, progress) if config.loops else ((), {})
-    found = predict_chunks(asker, folder, options, progress, loops=loops)
+    source = _fingerprint(asker, config, seed)
+    found = predict_chunks(asker, folder, options, progress, loops=loops, source=source)
     found = replace(found, facts={**found.facts, **facts})
     if not ordered:
         found = replace(
@@ -212,6 +214,17 @@ def _predict(
                    "when they were not taken along a path"),
         )  # fmt: skip
     return found
+
+
+def _fingerprint(asker: Asker, config: MultiviewConfig, seed: int) -> str:
+    """What the chunks of a run depend on, beyond the input that the output folder is tied to already."""
+    inner = getattr(asker.model, "network", None)
+    module = isinstance(inner, torch.nn.Module)
+    values = [float(p.detach().float().sum()) for p in inner.parameters()] if module else []
+    names = [view.name for view in asker.views]
+    framing = (asker.framing.width, asker.framing.height, asker.framing.mode)
+    text = repr((asker.model.name, dataclasses.asdict(config), seed, names, framing, values))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _loops(
