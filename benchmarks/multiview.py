@@ -57,7 +57,6 @@ def arms(network: nn.Module, images: Tensor) -> dict[str, Run]:
         return {
             "plain": lambda: plain.vggt(network, images),
             "engine": lambda: network(images, heads=("camera", "depth", "points"), chunk=CHUNK),
-            "engine, cameras and depth": lambda: network(images, heads=("camera", "depth"), chunk=CHUNK),
         }
     assert isinstance(network, Pi3)
     return {"plain": lambda: plain.pi3(network, images), "engine": lambda: network(images, chunk=CHUNK)}
@@ -108,8 +107,7 @@ def timed(network: nn.Module, views: int, side: int, repeats: int) -> dict[str, 
     """Seconds and memory of every arm, in turn."""
     images = torch.rand(1, views, 3, side, side, generator=torch.Generator().manual_seed(views))
     runs = arms(network, images)
-    if views > 4:
-        runs = {arm: runs[arm] for arm in ("plain", "engine")}
+    runs = {arm: runs[arm] for arm in ("plain", "engine")}
     seconds: dict[str, list[float]] = {arm: [] for arm in runs}
     resident: dict[str, int | None] = {}
     depth = {}

@@ -19,6 +19,8 @@ from relief3d.nn.attention import Attend, attend_fully
 from relief3d.nn.dpt import DptConfig, DptHead
 
 Head = Literal["camera", "depth", "points", "tracks"]
+HEAD_PIXELS = 2 * 224 * 224
+"""Pixels per pass of a dense head on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,14 @@ def inverse_log(x: Tensor) -> Tensor:
     return x.sign() * torch.expm1(x.abs())
 
 
+def head_chunk(chunk: int | None, size: tuple[int, int], device: torch.device) -> int | None:
+    """Views per pass of a dense head; on a CPU no more than keep its work space small, which costs no time there."""
+    if device.type != "cpu" or torch.is_grad_enabled():
+        return chunk
+    few = max(1, HEAD_PIXELS // (size[0] * size[1]))
+    return few if chunk is None else min(chunk, few)
+
+
 class Vggt(nn.Module):
     """The network; see the module's description."""
 
@@ -143,6 +153,7 @@ class Vggt(nn.Module):
         tokens = self.aggregator(images, keep, chunk=chunk, attend=attend)
         out: dict[str, Any] = self._cameras(tokens[last]) if "camera" in wanted else {}
         # Heads were trained, and are run, in float32 without autocast.
+        chunk = head_chunk(chunk, size, images.device)
         with torch.autocast(images.device.type, enabled=False):
             layers = [self._patches(tokens[i]) for i in self.config.layers] if dense else []
             if "depth" in wanted:
@@ -153,7 +164,7 @@ class Vggt(nn.Module):
                 out["points"] = inverse_log(raw[:, :, :3]).movedim(2, -1)
                 out["points_confidence"] = 1 + raw[:, :, 3].exp()
         if "tracks" in wanted and query_points is not None:
-            maps = self.track_features(layers, images)
+            maps = self.track_features(layers, images, chunk)
             tracks, out["visible"], out["track_confidence"] = self.track_head.tracker(query_points, maps)
             out["tracks"] = tuple(tracks)
         return VggtOutput(**out)
