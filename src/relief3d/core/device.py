@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 
 from relief3d.core.errors import InputError
+from relief3d.core.memory import peak_rss
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda", "mps")
 
@@ -79,6 +80,23 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def release_memory(device: torch.device) -> None:
+    """Hand cached blocks of a device back, so that smaller pieces fit after the memory ran out."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory in use so far, in bytes: of tensors on an accelerator, of this process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    return peak_rss()
 
 
 def accelerator_name() -> str | None:

@@ -148,6 +148,7 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
                 _sync(path)
+        _sync(temporary)
         if target.exists():
             target.replace(old)
         try:

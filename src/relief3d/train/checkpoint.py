@@ -7,9 +7,13 @@ average ``ema.safetensors``, and ``state.json`` with the counters and the size a
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.io.atomic import TEMP_PREFIX, atomic_folder, write_text
+from relief3d.io.atomic import TEMP_PREFIX, atomic_folder, remove_leftovers, write_text
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.train.config import CheckpointConfig
 
@@ -52,18 +56,20 @@ def checkpoint_name(step: int) -> str:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and point to it; one of the same step that is complete is left as it is.
+    """Write a checkpoint and point to it; one of the same step that is intact is left as it is.
 
     Raises:
         InputError: the disk is full or cannot be written; earlier checkpoints and the pointer stay as they were.
+        RunError: the disk fails otherwise.
     """
     target = run / FOLDER / checkpoint_name(checkpoint.step)
-    if not is_complete(target):
+    if not is_complete(target, verify=True):
         with atomic_folder(target, overwrite=True) as folder:
             files = {}
             for name, tensors in checkpoint.tensors.items():
                 path = folder / f"{name}.safetensors"
-                save_file(_storable(tensors), str(path))
+                with _as_os_error():
+                    save_file(_storable(tensors), str(path))
                 files[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
             write_json(
                 folder / STATE,
@@ -73,25 +79,60 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     return target
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a checkpoint's folder has all its files at their full size."""
+def is_complete(folder: Path, *, verify: bool = False) -> bool:
+    """Whether a checkpoint's folder has all its files at their full size, and with ``verify`` their recorded bytes."""
     try:
-        listed = read_json_object(folder / STATE)["files"]
-        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
+        entry = read_json_object(folder / STATE)
+        if isinstance(entry.get("format"), int) and entry["format"] > FORMAT:
+            return True  # a later version's is not ours to judge; loading it says so
+        listed = entry["files"]
+        return all(
+            (folder / name).stat().st_size == entry["bytes"]
+            and (not verify or file_digest(folder / name) == entry["sha256"])
+            for name, entry in listed.items()
+        )
     except (InputError, OSError, KeyError, TypeError, AttributeError):
         return False
 
 
 def find_checkpoint(run: Path) -> Path | None:
     """The checkpoint that the pointer names; when the pointer is lost or dangles, the newest complete one."""
-    folder = run / FOLDER
-    pointer = folder / POINTER
-    if pointer.is_file():
-        named = folder / pointer.read_text(encoding="utf-8", errors="replace").strip()
-        if named.parent == folder and is_complete(named):
-            return named
-    complete = [p for p in sorted(folder.glob("step_*"), reverse=True) if is_complete(p)]
-    return complete[0] if complete else None
+    candidates = _candidates(run)
+    return candidates[0] if candidates else None
+
+
+def newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Checkpoint, Path] | None:
+    """The checkpoint that :func:`find_checkpoint` names, or when it is damaged the one before it.
+
+    Args:
+        run: the run's folder.
+        say: hears which checkpoints are damaged.
+
+    Returns:
+        The checkpoint and its folder; None when the folder holds none, so that the run begins.
+
+    Raises:
+        InputError: every checkpoint is damaged, or one was written by a later version.
+    """
+    candidates = _candidates(run)
+    complete = set(candidates)
+    broken = [p for p in _folders(run) if p not in complete]
+    if not candidates and broken:
+        raise InputError(
+            "no checkpoint here is complete",
+            path=run / FOLDER,
+            remedy="remove the folder to begin anew, or restore a checkpoint from a backup",
+        )
+    first: InputError | None = None
+    for path in candidates:
+        try:
+            return load_checkpoint(path), path
+        except DamagedError as exc:
+            say(f"{exc}; going back to the checkpoint before it")
+            first = first or exc
+    if first is not None:
+        raise first
+    return None
 
 
 def load_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
@@ -102,52 +143,114 @@ def load_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         verify: compare every file with its recorded SHA-256.
 
     Raises:
-        InputError: incomplete, damaged, or of a later version.
+        DamagedError: incomplete or damaged.
+        InputError: of a later version.
     """
-    entry = read_json_object(folder / STATE)
-    if entry.get("format") != FORMAT:
-        raise InputError(
-            f"is a checkpoint of format {entry.get('format')}, this version reads {FORMAT}",
-            path=folder / STATE,
-            remedy="update relief3d",
-        )
+    remedy = "remove this checkpoint to go on from the one before it"
+    try:
+        entry = read_json_object(folder / STATE)
+        if entry.get("format") != FORMAT:
+            raise _later(folder, entry.get("format"))
+        step, files, state = int(entry["step"]), dict(entry["files"]), dict(entry["state"])
+        recorded = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        raise DamagedError("is damaged", path=folder / STATE, remedy=remedy) from exc
+    except InputError as exc:
+        if exc.path is None or isinstance(exc, _LaterFormatError):
+            raise
+        raise DamagedError(exc.message, path=exc.path, remedy=remedy) from exc
     tensors: dict[str, Tensors] = {}
-    for name, recorded in entry["files"].items():
+    for name, (size, digest) in recorded.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != recorded["bytes"]:
-            raise InputError("is missing or cut off", path=path, remedy="resume from another checkpoint")
-        if verify and file_digest(path) != recorded["sha256"]:
-            raise InputError("was changed or damaged", path=path, remedy="resume from another checkpoint")
+        if not path.is_file() or path.stat().st_size != size:
+            raise DamagedError("is missing or cut off", path=path, remedy=remedy)
+        if verify and file_digest(path) != digest:
+            raise DamagedError("was changed or damaged", path=path, remedy=remedy)
         try:
             tensors[path.stem] = load_file(str(path))
         except SafetensorError as exc:
-            raise InputError("is damaged", path=path, remedy="resume from another checkpoint") from exc
-    return Checkpoint(int(entry["step"]), tensors, entry["state"])
+            raise DamagedError("is damaged", path=path, remedy=remedy) from exc
+    return Checkpoint(step, tensors, state)
 
 
-def tidy_checkpoints(run: Path, config: CheckpointConfig, best: int | None = None) -> list[str]:
-    """Remove all but the newest ``keep_last`` complete checkpoints and the best one, and what killed saves left.
+class DamagedError(InputError):
+    """A checkpoint that cannot be used, while an earlier one may be."""
+
+
+class _LaterFormatError(InputError):
+    """A checkpoint of a version that is not known here: going back would lose work that is whole."""
+
+
+def _later(folder: Path, found: object) -> InputError:
+    return _LaterFormatError(
+        f"is a checkpoint of format {found}, this version reads {FORMAT}",
+        path=folder / STATE,
+        remedy="update relief3d",
+    )
+
+
+def tidy_checkpoints(run: Path, config: CheckpointConfig, step: int, best: int | None = None) -> list[str]:
+    """Remove what is no longer kept: all but the newest ``keep_last`` checkpoints up to ``step`` and the best one.
+
+    Also removed: what killed saves left, and checkpoints after ``step``, which belong to a past that the run went back
+    from. Call it after the checkpoint of ``step`` was saved.
 
     Args:
         run: the run's folder.
         config: how many to keep.
+        step: of the checkpoint that was saved last.
         best: step of the best checkpoint.
 
     Returns:
-        Names that were removed; the newest complete checkpoint never is.
+        Names that were removed; the checkpoint of ``step`` never is.
     """
-    folder = run / FOLDER
-    complete = [p for p in sorted(folder.glob("step_*")) if is_complete(p)]
-    kept = {p.name for p in complete[-config.keep_last :]}
+    folder, newest = run / FOLDER, checkpoint_name(step)
+    if not is_complete(folder / newest):
+        return []
+    complete = [p.name for p in _folders(run) if p.name <= newest and is_complete(p)]
+    kept = {newest, *complete[-config.keep_last :]}
     if best is not None:
         kept.add(checkpoint_name(best))
     removed = []
-    for path in sorted(folder.iterdir()):
-        stale = path.name.startswith(TEMP_PREFIX) or (path.name.startswith("step_") and path.name not in kept)
-        if path.is_dir() and stale:
+    for path in _folders(run):
+        if path.name not in kept:
+            # The list of files first: from then on nobody takes the folder for a checkpoint.
+            (path / STATE).unlink(missing_ok=True)
             shutil.rmtree(path, ignore_errors=True)
             removed.append(path.name)
+    removed += sorted(p.name for p in folder.glob(f"{TEMP_PREFIX}*"))
+    remove_leftovers(folder)
     return removed
+
+
+def _folders(run: Path) -> list[Path]:
+    """Folders of checkpoints, whole or not, oldest first."""
+    return sorted(p for p in (run / FOLDER).glob("step_*") if p.is_dir())
+
+
+def _candidates(run: Path) -> list[Path]:
+    """Complete checkpoints in the order in which they should be tried."""
+    folder = run / FOLDER
+    complete = [p for p in reversed(_folders(run)) if is_complete(p)]
+    pointer = folder / POINTER
+    if pointer.is_file():
+        named = pointer.read_text(encoding="utf-8", errors="replace").strip()
+        if folder / named in complete:
+            # What is newer than the pointer's was not finished; it is as good, but the pointer decides.
+            newer = [p for p in complete if p.name > named]
+            return [folder / named, *(p for p in complete if p.name < named), *reversed(newer)]
+    return complete
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Errors of the file system inside safetensors, as Python's own kind."""
+    try:
+        yield
+    except SafetensorError as exc:
+        found = re.search(r"os error (\d+)", str(exc))
+        number = int(found.group(1)) if found else errno.EIO
+        raise OSError(number, os.strerror(number)) from exc
 
 
 def file_digest(path: Path) -> str:

@@ -37,7 +37,9 @@ class OptimiserConfig:
         eps: added to the root of the second moment.
         weight_decay: decoupled; not applied to vectors and scalars (norms, biases, tokens) unless ``decay_vectors``.
         decay_vectors: apply it to everything.
-        layer_decay: the learning rate of transformer block i of n is multiplied by this to the power n - i (1: off).
+        layer_decay: the learning rate of transformer block i (0, 1, ...) of n is multiplied by this to the power n - i,
+            that of what comes before the first block of its parent (patches, tokens) by the power n + 1 (Bao et al.
+            2022); 1: off. Every stack of blocks counts for itself.
         clip_norm: largest gradient norm per clip set; None: no clipping.
         groups: see :class:`GroupConfig`.
         must_match: every group has to fit at least one parameter.
@@ -84,23 +86,32 @@ class EmaConfig:
     Attributes:
         decay: shadow = decay * shadow + (1 - decay) * weights.
         ramp: with n updates done the decay is at most (1 + n) / (ramp + n); 0: constant from the start.
-        every: optimiser steps between updates.
+        final: the decay goes from ``decay`` to this along half a cosine (Grill et al. 2020); None: it is constant.
+        copy_first: the first update copies the weights, as torch's ``AveragedModel`` does (SelfEvo's released code).
+        every: optimiser steps between updates; steps that the guard leaves out do not count.
         buffers: averaged too when floating (else copied).
     """
 
     decay: float = 0.995
     ramp: float = 0.0
+    final: float | None = None
+    copy_first: bool = False
     every: int = 1
     buffers: bool = True
+
+    def __post_init__(self) -> None:
+        ends = [self.decay] if self.final is None else [self.decay, self.final]
+        if any(not 0 <= d <= 1 for d in ends) or self.ramp < 0 or self.every < 1:
+            raise InputError("an average needs decays in [0, 1], ramp >= 0 and every >= 1")
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What happens when a loss or gradient is not finite.
+    """What happens when a loss or gradient is not finite. Weights or moments that are not finite always end the run.
 
     Attributes:
         action: ``skip``: the step is left out and its samples are logged; ``stop``: the run ends with an error.
-        patience: so many steps skipped in a row end the run.
+        patience: so many steps skipped in a row end the run (with float16 also overflows of the scaled gradients).
     """
 
     action: Literal["skip", "stop"] = "skip"
@@ -141,12 +152,20 @@ class LogConfig:
         panels: steps between pictures; 0: never.
         evaluate: steps between evaluations; 0: only at the end.
         tensorboard: also write TensorBoard's format.
+        utilisation: count the operations of the first step and log the share of the device's peak that is reached.
+        peak_flops: peak of one device in operations per second; 0: measured with a short matrix product.
     """
 
     every: int = 20
     panels: int = 0
     evaluate: int = 0
     tensorboard: bool = False
+    utilisation: bool = True
+    peak_flops: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError("a run must be logged now and then", remedy="raise log.every to 1")
 
 
 @dataclass(frozen=True)
@@ -159,6 +178,7 @@ class TrainConfig:
         precision: of the forward pass; ``auto`` is bfloat16 on accelerators that have it, else float32.
         checkpointing: recompute activations of transformer blocks in the backward pass.
         compile: translate transformer blocks with torch.compile.
+        compile_backend: of torch.compile.
         workers: processes that prepare batches; 0: none.
         deterministic: use deterministic algorithms only, so that a resumed run ends with the same bits.
         seed: of everything.
@@ -175,6 +195,7 @@ class TrainConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     checkpointing: bool = False
     compile: bool = False
+    compile_backend: str = "inductor"
     workers: int = 0
     deterministic: bool = True
     seed: int = 0

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
+from relief3d.core.errors import ReliefError
+from relief3d.train.interrupt import plain_signals
 from relief3d.train.task import Task
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """An error of a worker, carried whole: torch would turn it into a traceback."""
+
+    error: ReliefError
 
 
 class _Positions(Dataset[Any]):
@@ -17,12 +28,15 @@ class _Positions(Dataset[Any]):
         self.task, self.part, self.parts = task, part, parts
 
     def __getitem__(self, position: int) -> Any:
-        return self.task.batch(position, self.part, self.parts)
+        try:
+            return self.task.batch(position, self.part, self.parts)
+        except ReliefError as exc:
+            return _Failed(exc)
 
 
 def feed(
     task: Task, first: int, last: int, *, workers: int = 0, part: int = 0, parts: int = 1
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Batches ``first`` ... ``last - 1``; the order and content do not depend on ``workers``.
 
     Args:
@@ -43,5 +57,10 @@ def feed(
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
+        worker_init_fn=plain_signals,
+        generator=torch.Generator(),  # torch draws a seed for its workers; not from the run's random numbers
     )
-    yield from loader
+    for batch in loader:
+        if isinstance(batch, _Failed):
+            raise batch.error
+        yield batch

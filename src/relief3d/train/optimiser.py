@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -13,7 +13,8 @@ from torch import nn
 from relief3d.core.errors import InputError
 from relief3d.train.config import GroupConfig, OptimiserConfig
 
-_BLOCK = re.compile(r"(?:^|\.)(\w*(?:blocks|decoder|layers))\.(\d+)\.")
+_BLOCK = re.compile(r"((?:[^.]+\.)*?\w*(?:blocks|decoder|layers))\.(\d+)\.")
+"""The outermost stack of blocks in a parameter's name, and the number of the block."""
 
 
 @dataclass(frozen=True)
@@ -42,36 +43,66 @@ def plan_parameters(model: nn.Module, config: OptimiserConfig) -> list[Parameter
         InputError: a group's pattern fits no parameter, or nothing is left to train.
     """
     names = [name for name, _ in model.named_parameters()]
-    depths: dict[str, int] = {}
-    for name in names:
-        for stack, index in _BLOCK.findall(name):
-            depths[stack] = max(depths.get(stack, 0), int(index) + 1)
-    fitted: set[str] = set()
+    scales = _layer_scales(names, config.layer_decay)
+    fitted: set[int] = set()
     plans = []
     for name, parameter in model.named_parameters():
-        group = next((g for g in config.groups if fnmatchcase(name, g.pattern)), GroupConfig("*"))
-        fitted.add(group.pattern)
+        found = next((i for i, g in enumerate(config.groups) if fnmatchcase(name, g.pattern)), None)
+        group = GroupConfig("*") if found is None else config.groups[found]
+        fitted |= set() if found is None else {found}
         decay = config.weight_decay if group.weight_decay is None else group.weight_decay
         if parameter.ndim < 2 and not config.decay_vectors and group.weight_decay is None:
             decay = 0.0
-        scale = group.lr_scale
-        found = _BLOCK.search(name)
-        if found and config.layer_decay != 1.0:
-            scale *= config.layer_decay ** (depths[found.group(1)] - 1 - int(found.group(2)))
+        scale = group.lr_scale * scales.get(name, 1.0)
         plans.append(ParameterPlan(name, scale, decay, group.frozen, group.clip))
-    unfitted = [g.pattern for g in config.groups if g.pattern not in fitted]
-    if unfitted and config.must_match:
-        raise InputError(
-            f"no parameter of {type(model).__name__} fits '{unfitted[0]}'",
-            remedy=f"names look like {', '.join(names[:3])}",
-        )
+    for index, group in enumerate(config.groups):
+        if index not in fitted and config.must_match:
+            taken = any(fnmatchcase(name, group.pattern) for name in names)
+            raise InputError(
+                f"every parameter that fits '{group.pattern}' is taken by an earlier group"
+                if taken
+                else f"no parameter of {type(model).__name__} fits '{group.pattern}'",
+                remedy="put the narrower pattern first" if taken else f"names look like {_some(names)}",
+            )
     if all(p.frozen for p in plans):
         raise InputError("every parameter is frozen, so there is nothing to train")
     return plans
 
 
+def _layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
+    """Learning-rate factors by depth, for parameters in or before stacks of blocks; ``names`` in the model's order."""
+    if decay == 1.0:
+        return {}
+    depths: dict[str, int] = {}
+    parents: dict[str, int] = {}
+    for name in names:
+        if found := _BLOCK.match(name):
+            stack = found.group(1)
+            depths[stack] = max(depths.get(stack, 0), int(found.group(2)) + 1)
+    for stack, depth in depths.items():
+        parent = stack.rpartition(".")[0]
+        parents[parent] = max(parents.get(parent, 0), depth)
+    out: dict[str, float] = {}
+    begun: set[str] = set()
+    for name in names:
+        if found := _BLOCK.match(name):
+            begun.add(found.group(1).rpartition(".")[0])
+            out[name] = decay ** (depths[found.group(1)] - int(found.group(2)))
+            continue
+        parts = name.split(".")
+        above = [".".join(parts[:n]) for n in range(len(parts))]
+        around = [p for p in above if p in parents and p not in begun]
+        if around:
+            out[name] = decay ** (parents[around[-1]] + 1)
+    return out
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:: max(1, len(names) // 3)][:3])
+
+
 def freeze(model: nn.Module, plans: Iterable[ParameterPlan]) -> None:
-    """Take gradients from frozen parameters; modules all of whose parameters are frozen stay in evaluation mode."""
+    """Take gradients from frozen parameters; see :func:`train_mode` for their modules."""
     frozen = {p.name for p in plans if p.frozen}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)

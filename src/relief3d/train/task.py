@@ -36,13 +36,36 @@ class LossReport:
 
     Attributes:
         total: () to be minimised: the mean over the batch's samples.
-        parts: () each, for the log; need no gradient.
+        parts: () each, for the log; need no gradient. The names are the same in every step and process.
         per_sample: (B,) or None; the guard names the samples whose value is not finite.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     per_sample: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PieceLosses:
+    """Losses of a piece, on the device, to be looked at only when something is wrong."""
+
+    names: Sequence[str]
+    total: Tensor
+    each: Tensor | None
+
+    @staticmethod
+    def of(report: LossReport, names: Sequence[str]) -> PieceLosses:
+        each = report.per_sample
+        return PieceLosses(names, report.total.detach(), None if each is None else each.detach())
+
+    def culprits(self) -> list[str]:
+        """Samples whose loss is not finite; all of them when the task does not say which."""
+        if self.each is not None:
+            wrong = (~torch.isfinite(self.each)).tolist()
+            named = [name for name, bad in zip(self.names, wrong) if bad]
+            if named:
+                return named
+        return [] if bool(torch.isfinite(self.total)) else list(self.names)
 
 
 class Task(Protocol):
@@ -59,7 +82,7 @@ class Task(Protocol):
         ...
 
     def batch(self, position: int, part: int = 0, parts: int = 1) -> Any:
-        """Batch number ``position`` (0, 1, ...) on the CPU, or one of ``parts`` equal shares of it.
+        """Batch number ``position`` (0, 1, ...) on the CPU, or one of ``parts`` shares of it, all of one size.
 
         A function of its arguments alone, so that a resumed run sees the same samples, with any number of workers and
         processes. Picklable tasks may be asked in worker processes.
@@ -90,7 +113,7 @@ class Task(Protocol):
         ...
 
     def evaluate(self, model: nn.Module, step: int) -> Mapping[str, float]:
-        """Numbers on held-out data; an empty mapping when there are none."""
+        """Numbers on held-out data; an empty mapping when there are none. Every process asks for all of them."""
         ...
 
     def panels(self, model: nn.Module, step: int) -> Mapping[str, Tensor]:
