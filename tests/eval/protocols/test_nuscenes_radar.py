@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from relief3d.core.errors import InputError
+from relief3d.data.readers.nuscenes_sensors import read_radar
 from relief3d.eval.protocols.base import Answer, Truth
 from relief3d.eval.protocols.metric.readers_nuscenes import open_nuscenes
 from relief3d.eval.protocols.prompted.nuscenes_radar import NuScenesRadar
@@ -19,7 +20,6 @@ from relief3d.eval.protocols.prompted.readers_radar import (
     RadarOptions,
     radar_points,
     radar_prompt,
-    read_radar,
     within_reach,
 )
 from relief3d.eval.protocols.registry import find_protocol

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from relief3d.core.errors import InputError
+from relief3d.data.readers import nuscenes_tables
 from relief3d.eval.protocols.metric import readers_nuscenes as ns
 
 SIZE = (24, 40)
@@ -152,7 +153,7 @@ def test_sweeps_and_times(tmp_path: Path) -> None:
 def test_reading_row_by_row_needs_no_whole_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path, rows_of(("scene-0003",)), POINTS)
     whole = ns.open_nuscenes(root)
-    monkeypatch.setattr(ns, "_CHUNK", 7)
+    monkeypatch.setattr(nuscenes_tables, "_CHUNK", 7)
     pieces = ns.open_nuscenes(root)
     assert [f.token for f in pieces.frames["CAM_FRONT"]] == [f.token for f in whole.frames["CAM_FRONT"]]
 

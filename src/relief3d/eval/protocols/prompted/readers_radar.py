@@ -11,19 +11,15 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.readers_nuscenes import SensorFrame, camera_from_sensor
+from relief3d.data.readers.nuscenes_sensors import camera_from_sensor, radar_points
+from relief3d.data.readers.nuscenes_tables import SensorFrame
 from relief3d.geometry.point_splat import splat_depth
 from relief3d.geometry.projection import project
 from relief3d.geometry.transforms import compose, invert_rigid, transform_points
-from relief3d.io.whole_file import read_whole
 
 REACH = 80.0
 """Returns count strictly between 0 and this camera depth, metres (2.7 f)."""
 COLUMN_HEIGHT = 2.5
-_TYPES = {"F": "f", "I": "i", "U": "u"}
-_MAX_BYTES = 64 * 1024**2
-_VALID, _MOVING, _CLEAR = (0,), tuple(range(7)), (3,)
-"""States that the public development kit keeps: invalid_state, dyn_prop, ambig_state."""
 
 
 @dataclass(frozen=True)
@@ -41,74 +37,6 @@ class RadarOptions:
     ego_motion: bool = True
     filtered: bool = False
     column: bool = False
-
-
-def read_radar(path: Path) -> dict[str, Tensor]:
-    """All fields of a binary .pcd file by name, (P,) each: floats as float32, integers as int64.
-
-    Raises:
-        InputError: missing, damaged, or no binary point cloud.
-    """
-    data = read_whole(path, max_bytes=_MAX_BYTES)
-    end = data.find(b"\nDATA ")
-    stop = data.find(b"\n", end + 1)
-    if end < 0 or stop < 0:
-        raise InputError("is not a point cloud file (no DATA line)", path=path)
-    header: dict[str, list[str]] = {}
-    for line in data[:stop].decode("ascii", "replace").splitlines():
-        if line and not line.startswith("#"):
-            key, *values = line.split()
-            header[key] = values
-    if header.get("DATA") != ["binary"]:
-        raise InputError(
-            f"holds {' '.join(header.get('DATA', []))} points, only binary ones are read", path=path
-        )
-    dtype, count = _row_type(header, path)
-    body = data[stop + 1 :]
-    if len(body) < count * dtype.itemsize:
-        raise InputError(f"truncated: {len(body)} of {count * dtype.itemsize} bytes", path=path)
-    rows = np.frombuffer(body, dtype, count)
-    return {
-        name: torch.from_numpy(rows[name].astype(np.float32 if rows[name].dtype.kind == "f" else np.int64))
-        for name in dtype.names or ()
-    }
-
-
-def _row_type(header: dict[str, list[str]], path: Path) -> tuple[np.dtype, int]:
-    try:
-        names, sizes, types = header["FIELDS"], header["SIZE"], header["TYPE"]
-        counts, points = header.get("COUNT", ["1"] * len(names)), int(header["POINTS"][0])
-        formats = [f"<{_TYPES[kind]}{int(size)}" for kind, size in zip(types, sizes, strict=True)]
-        if len(formats) != len(names) or any(int(c) != 1 for c in counts) or points < 0:
-            raise ValueError("fields and sizes differ in number")
-        dtype = np.dtype(list(zip(names, formats, strict=True)))
-    except (KeyError, ValueError, IndexError, TypeError) as exc:
-        raise InputError(f"has a damaged header ({exc})", path=path) from exc
-    if not {"x", "y", "z"} <= set(names):
-        raise InputError("has no fields x, y, z", path=path)
-    return dtype, points
-
-
-def radar_points(path: Path, *, filtered: bool = False) -> Tensor:
-    """(P, 3) float64 returns in the radar's frame (x forward, y left, z up).
-
-    Args:
-        path: .pcd file.
-        filtered: see :class:`RadarOptions`.
-
-    Raises:
-        InputError: as :func:`read_radar`, or the states to filter by are missing.
-    """
-    fields = read_radar(path)
-    points = torch.stack([fields[k].double() for k in "xyz"], -1)
-    keep = torch.isfinite(points).all(-1)
-    if filtered:
-        wanted = {"invalid_state": _VALID, "dyn_prop": _MOVING, "ambig_state": _CLEAR}
-        if missing := sorted(set(wanted) - set(fields)):
-            raise InputError(f"has no field {', '.join(missing)} to filter by", path=path)
-        for name, states in wanted.items():
-            keep &= torch.isin(fields[name], torch.tensor(states))
-    return points[keep]
 
 
 def radar_prompt(
