@@ -127,15 +127,7 @@ def open_tables(
     Raises:
         InputError: a table is missing, damaged, or has no row for a token; or no wanted scene is there.
     """
-    tables = next(
-        (root / v for v in ("v1.0-trainval", "v1.0-mini", "v1.0-test") if (root / v).is_dir()), None
-    )
-    if tables is None:
-        raise InputError(
-            "does not look like nuScenes: it has no v1.0-trainval or v1.0-mini",
-            path=root,
-            remedy="unpack the metadata archive of nuScenes there",
-        )
+    tables = _table_folder(root)
     names = {r.need("token"): r.need("name") for r in _rows(tables / "scene.json")}
     wanted = {token: name for token, name in names.items() if scenes is None or name in scenes}
     if not wanted:
@@ -175,6 +167,28 @@ def open_tables(
     for recordings in frames.values():
         recordings.sort(key=lambda f: (f.scene, f.time))
     return NuScenes(root, frames)
+
+
+def scene_names(root: Path) -> list[str]:
+    """Names of all scenes of a release, in order; only the smallest table is read.
+
+    Raises:
+        InputError: the tables are missing or damaged.
+    """
+    return sorted(r.need("name") for r in _rows(_table_folder(root) / "scene.json"))
+
+
+def _table_folder(root: Path) -> Path:
+    tables = next(
+        (root / v for v in ("v1.0-trainval", "v1.0-mini", "v1.0-test") if (root / v).is_dir()), None
+    )
+    if tables is None:
+        raise InputError(
+            "does not look like nuScenes: it has no v1.0-trainval or v1.0-mini",
+            path=root,
+            remedy="unpack the metadata archive of nuScenes there",
+        )
+    return tables
 
 
 @dataclass(frozen=True)
