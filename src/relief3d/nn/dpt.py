@@ -14,6 +14,17 @@ from relief3d.nn.uv import uv_embedding_axes
 STRIP_ROWS = 96
 """Rows of the result per pass of the last convolutions, when there are no gradients."""
 
+HEAD_PIXELS = 2 * 224 * 224
+"""Pixels per pass of a dense head on a CPU."""
+
+
+def head_chunk(chunk: int | None, size: tuple[int, int], device: torch.device) -> int | None:
+    """Views per pass of a dense head; on a CPU no more than keep its work space small, which costs no time there."""
+    if device.type != "cpu" or torch.is_grad_enabled():
+        return chunk
+    few = max(1, HEAD_PIXELS // (size[0] * size[1]))
+    return few if chunk is None else min(chunk, few)
+
 
 @dataclass(frozen=True)
 class DptConfig:

@@ -20,6 +20,7 @@ from relief3d.nn.attention import Attend, CrossAttention, attend_fully
 from relief3d.nn.blocks import Block, Mlp
 from relief3d.nn.conv_head import ConvHead
 from relief3d.nn.prope import projective_attention
+from relief3d.nn.dpt import head_chunk
 from relief3d.nn.rope import RopeTable, grid_positions, rope_table
 from relief3d.nn.vit import PatchEmbed, VisionTransformer, VitConfig
 
@@ -192,7 +193,8 @@ class Pi3X(AlternatingDecoder):
             inject = self._poses(given, unit)
         hidden = self._decode(patches, shape, grid, inject, chunk, attend)
         rope = self.head_rope(*grid, self.config.registers, hidden.device, self.register_token.dtype)
-        step = len(hidden) if chunk is None else max(1, chunk)
+        few = head_chunk(chunk, size, hidden.device)
+        step = len(hidden) if few is None else max(1, few)
         parts = (self._heads(hidden[i : i + step], rope, grid, size) for i in range(0, len(hidden), step))
         rays, z, confidence, poses = (p.unflatten(0, shape) for p in join_parts(parts, len(hidden)))
         metric = self._metric(hidden, shape, grid)

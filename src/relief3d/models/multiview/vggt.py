@@ -16,11 +16,9 @@ from relief3d.models.multiview.aggregator import Aggregator, AggregatorConfig
 from relief3d.models.multiview.camera_head import CameraHead, CameraHeadConfig
 from relief3d.models.multiview.tracker import Tracker, TrackerConfig
 from relief3d.nn.attention import Attend, attend_fully
-from relief3d.nn.dpt import DptConfig, DptHead
+from relief3d.nn.dpt import DptConfig, DptHead, head_chunk
 
 Head = Literal["camera", "depth", "points", "tracks"]
-HEAD_PIXELS = 2 * 224 * 224
-"""Pixels per pass of a dense head on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,6 @@ class VggtOutput:
 def inverse_log(x: Tensor) -> Tensor:
     """sign(x) (exp |x| - 1)."""
     return x.sign() * torch.expm1(x.abs())
-
-
-def head_chunk(chunk: int | None, size: tuple[int, int], device: torch.device) -> int | None:
-    """Views per pass of a dense head; on a CPU no more than keep its work space small, which costs no time there."""
-    if device.type != "cpu" or torch.is_grad_enabled():
-        return chunk
-    few = max(1, HEAD_PIXELS // (size[0] * size[1]))
-    return few if chunk is None else min(chunk, few)
 
 
 class Vggt(nn.Module):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB, available_memory
+from relief3d.models.multiview.interface import InferenceOptions
+from relief3d.nn.attention import TOKENS_PER_PASS
+from relief3d.nn.dpt import head_chunk
 from relief3d.pipelines.multiview.config import MultiviewConfig
 
 SAFE_SHARE = 0.85
@@ -14,6 +19,14 @@ MOST_AT_ONCE = 200
 """Networks were trained on dozens of views and lose accuracy long before memory ends."""
 CPU_FLOPS, DEVICE_FLOPS = 1.2e11, 1.5e14
 """Multiply-adds times two per second: two laptop cores, and one large accelerator in bfloat16."""
+
+
+BLOCK_VALUES, LATER_VALUES, KEPT_VALUES = 15.5, 7.5, 6.0
+"""Numbers per token and channel: what a block holds, up to and beyond a pass of tokens, and the layers that dense heads
+read and that are held besides."""
+DENSE_VALUES, MAP_VALUES = 260.0, 14.0
+"""Numbers per pixel that a dense head holds in a pass, and that results hold."""
+CHUNK = InferenceOptions().chunk
 
 
 @dataclass(frozen=True)
@@ -39,20 +52,36 @@ class Capacity:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Bytes and arithmetic of a network on pictures of one size."""
+    """Bytes and arithmetic of a network on pictures of one size.
+
+    The shape of the formula follows the code; its constants are on the safe side of dry runs of the networks
+    (:func:`relief3d.models.multiview.memory_plan.activation_bytes`), which a test holds them against.
+    """
 
     parameters: int
     width: int
     tokens: int
-    pixels: int
+    size: tuple[int, int]
+    dense: bool
+    device: str
 
     def peak(self, views: int) -> float:
-        """Weights, four stored layers, what one block needs, and the heads of eight views."""
-        tokens = views * self.tokens
-        trunk = tokens * self.width * 4 * (4 * 2 + 12)
-        heads = min(views, 8) * self.pixels * 4 * 350 * min(1.0, self.width / 1024)
-        maps = views * self.pixels * 4 * 14
-        return self.parameters * 4 + trunk + heads + maps + 0.3 * GIB
+        """Weights, activations, and the program itself."""
+        return self.parameters * 4 + self.activations(views) + 0.3 * GIB
+
+    def activations(self, views: int) -> float:
+        """The larger of what a block needs and what heads need, beside the layers that are kept; and the results."""
+        tokens, pixels = views * self.tokens, self.size[0] * self.size[1]
+        unit = 4 * self.width
+        few = min(tokens, TOKENS_PER_PASS)
+        trunk = unit * (BLOCK_VALUES * few + LATER_VALUES * (tokens - few))
+        heads = 0.0
+        if self.dense:
+            at_once = min(views, head_chunk(CHUNK, self.size, torch.device(self.device)) or views)
+            trunk += unit * KEPT_VALUES * tokens
+            heads = unit * 1.5 * KEPT_VALUES * tokens
+            heads += at_once * pixels * 4 * DENSE_VALUES * min(1.0, max(0.15, self.width / 700))
+        return max(trunk, heads) + views * pixels * 4 * MAP_VALUES
 
     def flops(self, views: int) -> float:
         """Linear parts twice per parameter and token; attention across views with the square of the tokens."""
@@ -66,6 +95,7 @@ def plan_capacity(
     parameters: int,
     config: MultiviewConfig,
     *,
+    architecture: str | None = None,
     max_memory: float | None = None,
     device: str = "cpu",
     patch: int = 14,
@@ -77,6 +107,7 @@ def plan_capacity(
         size: (height, width) of the network's pictures.
         parameters: of the network.
         config: ``chunk`` and ``overlap``; 0 chooses.
+        architecture: of the network; None counts the heads that take most.
         max_memory: ceiling in GiB; None: what is free.
         device: type of the device; the machine's own memory counts only on the CPU.
         patch: of the network.
@@ -84,7 +115,7 @@ def plan_capacity(
     Raises:
         InputError: not even two views (or the one there is) fit; says what would.
     """
-    cost = _cost(size, parameters, patch)
+    cost = _cost(size, parameters, patch, architecture, device)
     limit = _limit(max_memory, device)
     least = min(views, 2)
     if limit is not None and cost.peak(least) > limit:
@@ -133,11 +164,11 @@ def network_size(
     return framing.height, framing.width
 
 
-def _cost(size: tuple[int, int], parameters: int, patch: int) -> _Cost:
+def _cost(size: tuple[int, int], parameters: int, patch: int, architecture: str | None, device: str) -> _Cost:
     tokens = (size[0] // patch) * (size[1] // patch) + 5
     # Parameters grow with the square of the width; 1024 channels belong to about a thousand million.
-    width = max(48, min(1024, round(1024 * (parameters / 1.0e9) ** 0.5)))
-    return _Cost(parameters, width, tokens, size[0] * size[1])
+    width = max(48, min(1024, round(1024 * (parameters / 0.9e9) ** 0.5)))
+    return _Cost(parameters, width, tokens, size, architecture not in ("pi3", "reliev3r"), device)
 
 
 def _limit(max_memory: float | None, device: str) -> float | None:
@@ -155,7 +186,7 @@ def _smaller(cost: _Cost, size: tuple[int, int], limit: float, views: int, patch
     for side in range(longest - patch, patch, -patch):
         share = side / longest
         rows, cols = (max(1, round(s * share / patch)) for s in size)
-        small = replace(cost, tokens=rows * cols + 5, pixels=rows * cols * patch * patch)
+        small = replace(cost, tokens=rows * cols + 5, size=(rows * patch, cols * patch))
         if small.peak(views) <= limit:
             return f"--side {side} --preprocess keep fits"
     return "allow more memory or use a smaller network"

@@ -194,6 +194,7 @@ def _predict(
         size,
         parameters,
         config,
+        architecture=asker.model.name,
         max_memory=max_memory,
         device=device,
         patch=asker.model.patch,

@@ -121,7 +121,7 @@ def _plan_network(scene: Scene, config: ReconstructConfig, parameters: int | Non
     device = resolve_device(config.device).type
     plan = plan_capacity(
         len(scene), size, count, config.multiview,
-        max_memory=config.max_memory, device=device,
+        architecture=architecture, max_memory=config.max_memory, device=device,
     )  # fmt: skip
     pixels = max(v.camera.width * v.camera.height for v in scene.views)
     note = f"{label}, {plan.note}"
