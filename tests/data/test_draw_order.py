@@ -110,7 +110,11 @@ def test_a_replacement_is_another_sample_of_the_same_source() -> None:
 
 
 def test_mixtures_refuse_what_makes_no_sense() -> None:
-    for sources, weights in (([], None), ([Numbers("a", 1), Numbers("a", 2)], None), ([Numbers("a", 0)], None)):
+    for sources, weights in (
+        ([], None),
+        ([Numbers("a", 1), Numbers("a", 2)], None),
+        ([Numbers("a", 0)], None),
+    ):
         with pytest.raises(InputError):
             Mixture(sources, weights)
     with pytest.raises(InputError, match="2 weights do not fit 1 sources"):

@@ -13,7 +13,13 @@ from torch import Tensor
 from relief3d.core.contract import Camera, Depth, Scene, SparsePoints, View
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
-from relief3d.data.covisibility import OverlapStore, depth_overlap, pose_overlap, scene_overlap, sparse_overlap
+from relief3d.data.covisibility import (
+    OverlapStore,
+    depth_overlap,
+    pose_overlap,
+    scene_overlap,
+    sparse_overlap,
+)
 from relief3d.data.view_groups import (
     Grouping,
     ViewRequest,
@@ -46,7 +52,7 @@ def test_strides_shrink_until_the_views_fit() -> None:
             11, request(3, kind="strided", strides=(1, 6), shuffled=False), torch_generator(seed)
         )
         step = chosen[1] - chosen[0]
-        assert chosen == [chosen[0] + step * i for i in range(3)] and 0 <= chosen[0] and chosen[-1] < 11
+        assert chosen == [chosen[0] + step * i for i in range(3)] and chosen[0] >= 0 and chosen[-1] < 11
         steps[step] += 1
     # Strides 5 and 6 of [1, 6]: 2 * 5 = 10 still fits into 11 views, 2 * 6 does not and becomes 5.
     assert set(steps) == {1, 2, 3, 4, 5}

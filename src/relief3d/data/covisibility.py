@@ -18,7 +18,11 @@ ROWS, COLUMNS = 18, 24
 
 
 def depth_overlap(
-    depth: Tensor, K: Tensor, world_from_cam: Tensor, tolerance: float = 0.05, grid: tuple[int, int] | None = None
+    depth: Tensor,
+    K: Tensor,
+    world_from_cam: Tensor,
+    tolerance: float = 0.05,
+    grid: tuple[int, int] | None = None,
 ) -> Tensor:
     """Share of each view's surface that each other view sees, by exact reprojection of a grid of pixels.
 

@@ -17,6 +17,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -85,26 +86,71 @@ def extract_archive(
     check_regular_file(archive, max_bytes=limits.total_bytes)
     with atomic_folder(target, overwrite=overwrite) as folder:
         keeper = _Keeper(archive, folder, limits)
-        try:
+        with _one_sentence(keeper):
             if zipfile.is_zipfile(archive):
                 _extract_zip(archive, keeper)
             else:
                 _extract_tar(archive, keeper)
-        except tarfile.ReadError as exc:
-            what = "damaged" if keeper.names else "not a ZIP or TAR archive, or damaged"
-            raise keeper.refuse(f"the file is {what} ({exc})") from exc
-        except _DAMAGED as exc:
-            raise keeper.refuse(f"the archive is damaged ({exc or type(exc).__name__})") from exc
-        except (MemoryError, RecursionError) as exc:
-            raise keeper.refuse("the archive asks for too much memory") from exc
-        except OSError as exc:
-            # Decompressors report damage without a number, seeking to a false offset is EINVAL.
-            if exc.errno in (None, errno.EINVAL):
-                raise keeper.refuse(f"the archive is damaged ({exc})") from exc
-            raise
         if not keeper.names:
             raise keeper.refuse("the archive is empty")
     return target
+
+
+@dataclass(frozen=True)
+class TarMember:
+    """A file inside a plain TAR: its name, and where its bytes are in the archive."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def list_tar(archive: str | Path, *, limits: ArchiveLimits | None = None) -> list[TarMember]:
+    """The files of an uncompressed TAR in order, judged as :func:`extract_archive` does; nothing is written.
+
+    Raises:
+        InputError: naming the archive, when it is compressed, damaged, hostile or above a limit.
+    """
+    archive = Path(archive)
+    limits = ArchiveLimits() if limits is None else limits
+    check_regular_file(archive, max_bytes=limits.total_bytes)
+    head = read_head(archive, 8)
+    if head[:2] == b"\x1f\x8b" or head[:3] == b"BZh" or head[:6] == b"\xfd7zXZ\0":
+        raise InputError(
+            "is compressed, so its files cannot be read one by one", path=archive, remedy="unpack it"
+        )
+    keeper = _Keeper(archive, archive.parent, limits)
+    found = []
+    with _one_sentence(keeper), archive.open("rb") as raw:
+        stream = _CappedReads(raw, keeper)
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r:") as packed:
+            for member in _tar_members(packed, keeper):
+                keeper.admit(member.name, member.size, is_folder=member.isdir())
+                if member.offset_data + member.size > keeper.packed:
+                    raise keeper.refuse(f"the member '{member.name[:80]}' is cut short")
+                if member.isreg():
+                    found.append(TarMember(member.name, member.offset_data, member.size))
+            _check_tar_end(packed, stream, keeper)
+    return found
+
+
+@contextmanager
+def _one_sentence(keeper: _Keeper) -> Iterator[None]:
+    """What reading an archive may raise, as an error that names it."""
+    try:
+        yield
+    except tarfile.ReadError as exc:
+        what = "damaged" if keeper.names else "not a ZIP or TAR archive, or damaged"
+        raise keeper.refuse(f"the file is {what} ({exc})") from exc
+    except _DAMAGED as exc:
+        raise keeper.refuse(f"the archive is damaged ({exc or type(exc).__name__})") from exc
+    except (MemoryError, RecursionError) as exc:
+        raise keeper.refuse("the archive asks for too much memory") from exc
+    except OSError as exc:
+        # Decompressors report damage without a number, seeking to a false offset is EINVAL.
+        if exc.errno in (None, errno.EINVAL):
+            raise keeper.refuse(f"the archive is damaged ({exc})") from exc
+        raise
 
 
 class _Keeper:
@@ -215,10 +261,14 @@ def _extract_tar(archive: Path, keeper: _Keeper) -> None:
                     raise keeper.refuse(f"the member '{member.name[:80]}' cannot be read")
                 with source:
                     keeper.copy(source, place, member.size)
-            # tarfile takes a damaged header in the middle for the end; a real end is a block of zeros.
-            stream.seek(packed.offset)
-            if stream.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:
-                raise keeper.refuse("the archive is damaged or cut short")
+            _check_tar_end(packed, stream, keeper)
+
+
+def _check_tar_end(packed: tarfile.TarFile, stream: _CappedReads, keeper: _Keeper) -> None:
+    """The reader takes a damaged header in the middle for the end; a real end is a block of zeros."""
+    stream.seek(packed.offset)
+    if stream.read(tarfile.BLOCKSIZE) != b"\0" * tarfile.BLOCKSIZE:
+        raise keeper.refuse("the archive is damaged or cut short")
 
 
 def _tar_members(packed: tarfile.TarFile, keeper: _Keeper) -> Iterator[tarfile.TarInfo]:

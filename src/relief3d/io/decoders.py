@@ -85,15 +85,21 @@ def _heic_exif(file: Any) -> ExifInfo:
     return parse_exif(exif)
 
 
-def decode_image(data: bytes, *, name: str = "picture", max_pixels: int = DEFAULT_MAX_PIXELS) -> Tensor:
-    """Decode a JPEG or PNG held in memory to (3, H, W) float32 RGB in [0, 1]; no EXIF is applied.
+def decode_image(
+    data: bytes,
+    *,
+    name: str = "picture",
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    kinds: tuple[str, ...] = ("jpeg", "png"),
+) -> Tensor:
+    """Decode a picture held in memory, of one of ``kinds``, to (3, H, W) float32 RGB in [0, 1]; no EXIF is applied.
 
     Raises:
         InputError: another format, damaged, or larger than ``max_pixels``.
     """
     kind = sniff_bytes(data[:256])
-    if kind not in ("jpeg", "png"):
-        raise InputError("is neither JPEG nor PNG", path=name)
+    if kind is None or kind not in kinds:
+        raise InputError(f"is neither {' nor '.join(k.upper() for k in kinds)}", path=name)
     module, plugin = _PLUGINS[kind]
     try:
         picture = getattr(importlib.import_module(module), plugin)(io.BytesIO(data))

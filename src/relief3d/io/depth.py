@@ -139,7 +139,7 @@ def _read_values(
         )
     if kind == "npy":
         with Path(path).open("rb") as stream:
-            return _read_npy(stream, path, max_pixels), None, None
+            return read_npy_stream(stream, path, max_pixels), None, None
     if kind == "npz":
         arrays = read_npz(path, max_pixels=max_pixels)
         name = _choose(arrays, key, path, "array")
@@ -184,8 +184,12 @@ def _read_integer_picture(path: str | Path, max_pixels: int) -> NDArray[Any]:
             raise damaged(path, exc) from exc
 
 
-def _read_npy(stream: IO[bytes], path: str | Path, max_pixels: int) -> NDArray[Any]:
-    """One array from an open NPY stream; the header is judged before any data is read."""
+def read_npy_stream(stream: IO[bytes], path: str | Path, max_pixels: int) -> NDArray[Any]:
+    """One array from an open NPY stream; the header is judged before any data is read. ``path`` is for messages.
+
+    Raises:
+        InputError: damaged, truncated, no plain numbers, or above ``max_pixels`` entries.
+    """
     try:
         version = np.lib.format.read_magic(stream)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -221,9 +225,16 @@ def read_npz(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[
         InputError: damaged archive, object arrays, or an array above ``max_pixels`` entries.
     """
     path = check_regular_file(path)
+    return read_npz_stream(path, path, max_pixels)
+
+
+def read_npz_stream(
+    source: Path | IO[bytes], path: str | Path, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> dict[str, NDArray[Any]]:
+    """As :func:`read_npz`, from a file or an open stream; ``path`` is for messages."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(source) as archive:
             members = [m for m in archive.infolist() if m.filename.endswith(".npy")]
             if len(members) > 64:
                 raise InputError(f"holds {len(members)} arrays, more than 64", path=path)
@@ -236,7 +247,7 @@ def read_npz(path: str | Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> dict[
                 )
             for member in members:
                 with archive.open(member) as stream:
-                    arrays[member.filename[:-4]] = _read_npy(stream, path, max_pixels)
+                    arrays[member.filename[:-4]] = read_npy_stream(stream, path, max_pixels)
     except InputError:
         raise
     except OSError as exc:

@@ -37,8 +37,15 @@ def read_json_object(path: str | Path, *, max_bytes: int = MAX_JSON_BYTES) -> di
     Raises:
         InputError: when the file is missing, too large, not UTF-8, not JSON or not an object.
     """
-    path = Path(path)
-    text = read_utf8(path, max_bytes=max_bytes)
+    return parse_json_object(read_utf8(path, max_bytes=max_bytes), path)
+
+
+def parse_json_object(text: str, path: str | Path) -> dict[str, Any]:
+    """An object from JSON text; ``path`` is for messages.
+
+    Raises:
+        InputError: not standard JSON, or not an object.
+    """
 
     def refuse(name: str) -> NoReturn:
         raise ValueError(f"the number {name} is not allowed in JSON")
