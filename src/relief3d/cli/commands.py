@@ -13,6 +13,7 @@ import tyro
 from relief3d.core.errors import EXIT_FAILED, EXIT_OK, InputError
 from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
 from relief3d.pipelines.evaluate.config import EvaluateConfig
+from relief3d.pipelines.label.config import LabelConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 
 InputPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
@@ -137,6 +138,39 @@ class EvalCommand:
         result = evaluate(self.protocol, self.config, progress=_progress(self.quiet))
         _print(format_result(protocol, result, self.config.out))
         return EXIT_OK
+
+
+@dataclass(frozen=True)
+class LabelCommand:
+    """Options of ``relief3d label``."""
+
+    input: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="INPUT")] = None
+    """Same as for ``relief3d reconstruct``, or a folder of such inputs, which are labelled scene by scene."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="OUT")] = None
+    """Output folder; the same command continues what an earlier one began."""
+    labeler: str = ""
+    """Name of a labeler (see --list), or MODULE:CLASS for one of your own."""
+    set: tuple[str, ...] = ()
+    """Options of the labeler, KEY=VALUE."""
+    config: Annotated[LabelConfig, tyro.conf.arg(name="")] = field(default_factory=LabelConfig)
+    list: bool = False
+    """Show the labelers with their options."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Label and account for every item; exit 1 when some have no labels."""
+        from relief3d.pipelines.label.run import list_labelers, run_label
+
+        if self.list:
+            _print(list_labelers())
+            return EXIT_OK
+        if self.input is None or self.out is None or not self.labeler:
+            raise InputError("this needs INPUT, -o OUT and --labeler NAME", remedy="relief3d label --list")
+        progress = _progress(self.quiet)
+        text, complete = run_label(self.input, self.out, self.labeler, self.set, self.config, progress)
+        _print(text)
+        return EXIT_OK if complete else EXIT_FAILED
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from relief3d.cli.commands import (
     DemoCommand,
     DoctorCommand,
     EvalCommand,
+    LabelCommand,
     ModelsCommand,
     PlanCommand,
     ReconstructCommand,
@@ -27,6 +28,10 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "eval": (
         EvalCommand,
         "Measure a model, predictions or a result: benchmark protocols, or against a reference.",
+    ),
+    "label": (
+        LabelCommand,
+        "Compute pseudo-labels (depth, tracks, masks, cameras) of many pictures, resumably.",
     ),
     "models": (ModelsCommand, "Published networks: what they are, under which licence, and how large."),
     "plan": (PlanCommand, "State memory and time of a reconstruction before it starts."),

@@ -80,7 +80,7 @@ class _Cost:
             at_once = min(views, head_chunk(CHUNK, self.size, torch.device(self.device)) or views)
             trunk += unit * KEPT_VALUES * tokens
             heads = unit * 1.5 * KEPT_VALUES * tokens
-            heads += at_once * pixels * 4 * DENSE_VALUES * min(1.0, max(0.15, self.width / 700))
+            heads += at_once * pixels * 4 * DENSE_VALUES * min(1.0, max(0.15, self.width / 550))
         return max(trunk, heads) + views * pixels * 4 * MAP_VALUES
 
     def flops(self, views: int) -> float:
