@@ -1,0 +1,1 @@
+"""The labelers; found by name in :mod:`relief3d.labelling.registry`."""

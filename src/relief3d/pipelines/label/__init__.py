@@ -1,0 +1,1 @@
+"""``relief3d label``: options and wiring."""

@@ -1,0 +1,47 @@
+"""From the options of ``relief3d label`` to a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from relief3d.core.progress import Progress
+from relief3d.labelling.base import LabelerSpec
+from relief3d.labelling.registry import format_list, parse_options
+from relief3d.labelling.run import LabelSettings, format_summary, label_scenes
+from relief3d.labelling.sources import FolderScenes
+from relief3d.pipelines.label.config import LabelConfig
+
+
+def list_labelers() -> str:
+    """All labelers with what they give, need and offer."""
+    return format_list()
+
+
+def run_label(
+    source: Path, out: Path, labeler: str, options: Sequence[str], config: LabelConfig, progress: Progress
+) -> tuple[str, bool]:
+    """Label an input; returns the account for the console and whether everything has its labels.
+
+    Raises:
+        InputError: nothing to label, unknown labeler or option, a folder that cannot be used.
+        RunError: workers cannot be started, labels cannot be written.
+    """
+    spec = LabelerSpec(labeler, parse_options(labeler, options), config.device)
+    settings = LabelSettings(
+        workers=_cores() if config.workers is None else config.workers,
+        attempts=config.attempts,
+        max_kills=config.max_kills,
+        item_timeout=config.item_timeout,
+        retry_failed=config.retry_failed,
+        lease=config.lease,
+        cluster=config.cluster,
+    )
+    scenes = FolderScenes(source, config.max_frames, config.ordered)
+    summary = label_scenes(scenes, out, spec, settings, seed=config.seed, progress=progress)
+    return format_summary(summary, out), summary.complete
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
