@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 import time
@@ -16,14 +17,13 @@ from relief3d.core.contract import Scene
 from relief3d.core.errors import InputError
 from relief3d.core.provenance import versions
 from relief3d.core.seeding import derive_seed
-from relief3d.io.json_file import write_json
 from relief3d.labelling.base import Labeler, LabelerSpec, Labels
 from relief3d.labelling.claims import RunIdentity, scratch_prefix, take_claim
 from relief3d.labelling.items import Recipe, WorkItem
 from relief3d.labelling.registry import make_labeler
 from relief3d.labelling.sources import SceneSource
 from relief3d.labelling.store import RUN_FILE, Failure, FailureKind, LabelStore
-from relief3d.labelling.writing import empty_depth, write_labels
+from relief3d.labelling.writing import empty_depth, write_labels, write_plain_json
 
 State = Literal["done", "busy", "again", "failed"]
 
@@ -119,7 +119,7 @@ class Workbench:
         # Errors from here on (a full disk) are not the item's: they end the run.
         with self.store.publish(item.id) as folder:
             write_labels(folder, item, self.job.recipe, labels)
-            write_json(folder / RUN_FILE, _circumstances(began))
+            write_plain_json(folder / RUN_FILE, _circumstances(began))
         self.store.forget_failure(item.id)
         return "done"
 
@@ -159,5 +159,11 @@ def _circumstances(began: float) -> dict[str, object]:
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began, 3),
-        "versions": versions(),
+        "versions": _versions(),
     }
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looking them up takes longer than a small item."""
+    return versions()

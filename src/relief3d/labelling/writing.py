@@ -7,6 +7,7 @@ the recipe, so that two runs can be compared with ``cmp``. View names stand in `
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from relief3d.core.errors import InputError
 from relief3d.io.cameras_json import read_cameras_json, write_cameras_json
 from relief3d.io.depth import read_depth, read_mask, write_depth
 from relief3d.io.images import write_image
-from relief3d.io.json_file import read_json_object, write_json
+from relief3d.io.json_file import read_json_object, to_jsonable
 from relief3d.labelling.base import DepthLabel, Labels, MaskLabel, TrackLabel
 from relief3d.labelling.items import FORMAT, VERSION, Recipe, WorkItem
 from relief3d.labelling.sources import file_digest
@@ -68,7 +69,7 @@ def write_labels(folder: Path, item: WorkItem, recipe: Recipe, labels: Labels) -
     if labels.sparse is not None:
         tensors = {name: getattr(labels.sparse, name) for name in SPARSE_FIELDS}
         note(_write_tensors(folder / "sparse.safetensors", tensors), "sparse")
-    write_json(
+    write_plain_json(
         folder / LABEL_FILE,
         {
             "format": FORMAT,
@@ -79,6 +80,11 @@ def write_labels(folder: Path, item: WorkItem, recipe: Recipe, labels: Labels) -
             "facts": dict(labels.facts),
         },
     )
+
+
+def write_plain_json(path: Path, value: object) -> None:
+    """JSON into a folder that is not published yet: publishing flushes it to the disk, once is enough."""
+    path.write_text(json.dumps(to_jsonable(value), indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _track_tensors(tracks: TrackLabel) -> dict[str, Tensor]:
