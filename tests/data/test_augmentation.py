@@ -202,6 +202,14 @@ def test_views_of_a_scene_share_their_colours_when_asked() -> None:
         assert (changed[0, 0] - changed[1, 0]).abs().mean() > 0.01
 
 
+def test_all_views_of_a_scene_have_one_order_of_channels() -> None:
+    images = colourful()[:, :1].expand(4, 3, 3, 16, 16)
+    rule = Photometric(probability=0.0, shared=0.0, channels=0.7)
+    changed = change_colours(images, rule, torch_generator(1))
+    assert torch.equal(changed[:, 0], changed[:, 1]) and torch.equal(changed[:, 0], changed[:, 2])
+    assert not torch.equal(changed, images)
+
+
 def test_each_change_does_what_it_says() -> None:
     images = 0.25 + 0.5 * colourful(dtype=torch.float64)
     off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "gamma": 0.0, "grey": 0.0}

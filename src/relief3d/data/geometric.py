@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,20 +121,13 @@ def apply_edits(batch: Batch, edits: list[list[Edit]], out: tuple[int, int]) -> 
         raise InputError(f"edits do not fit a batch of {scenes} scenes of {views} views")
     if any(len({edit.mirror for edit in row}) > 1 for row in edits):
         raise InputError("a world cannot be mirrored for some of its views only")
-    changed: dict[str, Any] = {}
-    smooth = [[_smooth(batch.images[b, n], e, out) for n, e in enumerate(row)] for b, row in enumerate(edits)]
-    changed["images"] = _stack(smooth).clamp(0, 1)
+    changed: dict[str, Any] = {"images": _each(batch.images, edits, out, _smooth).clamp(0, 1)}
     for name in ("depth", "depth_valid", "mask"):
         value = getattr(batch, name)
         if value is not None:
-            parts = [
-                [_nearest(value[b, n], e, out) for n, e in enumerate(row)] for b, row in enumerate(edits)
-            ]
-            changed[name] = _stack(parts)
+            changed[name] = _each(value, edits, out, _nearest)
     if batch.sparse_depth is not None:
-        maps = batch.sparse_depth
-        parts = [[_moved(maps[b, n], e, out) for n, e in enumerate(row)] for b, row in enumerate(edits)]
-        changed["sparse_depth"] = _stack(parts)
+        changed["sparse_depth"] = _each(batch.sparse_depth, edits, out, _moved)
     size = (int(batch.images.shape[-2]), int(batch.images.shape[-1]))
     if batch.K is not None:
         changed["K"] = _intrinsics(batch.K, batch.has_K, edits, size, out)
@@ -198,11 +192,29 @@ def _cut(value: Tensor, edit: Edit) -> Tensor:
     return turned[..., top : top + h, left : left + w]
 
 
+def _each(
+    value: Tensor,
+    edits: list[list[Edit]],
+    out: tuple[int, int],
+    change: Callable[[Tensor, Edit, tuple[int, int]], Tensor],
+) -> Tensor:
+    """Maps (B, N, *, H, W), each view by its edit; views of a scene at once where their edits are the same."""
+    rows = []
+    for maps, row in zip(value, edits):
+        if len(set(row)) == 1:
+            rows.append(change(maps, row[0], out))
+        else:
+            rows.append(torch.stack([change(one, edit, out) for one, edit in zip(maps, row)]))
+    return torch.stack(rows)
+
+
 def _smooth(image: Tensor, edit: Edit, out: tuple[int, int]) -> Tensor:
     cut = _cut(image, edit)
     if tuple(cut.shape[-2:]) == out:
         return cut
-    return F.interpolate(cut[None], out, mode="bilinear", antialias=True, align_corners=False)[0]
+    planes = cut.reshape(1, -1, *cut.shape[-2:])
+    small = F.interpolate(planes, out, mode="bilinear", antialias=True, align_corners=False)
+    return small.reshape(*cut.shape[:-2], *out)
 
 
 def _nearest(value: Tensor, edit: Edit, out: tuple[int, int]) -> Tensor:
@@ -220,13 +232,10 @@ def _nearest_pixels(length: int, count: int, device: torch.device) -> Tensor:
 
 def _moved(sparse: Tensor, edit: Edit, out: tuple[int, int]) -> Tensor:
     cut = _cut(sparse, edit)
-    rows, columns = torch.nonzero(cut > 0, as_tuple=True)
-    y = ((2 * rows + 1) * out[0]) // (2 * cut.shape[0])
-    x = ((2 * columns + 1) * out[1]) // (2 * cut.shape[1])
-    flat = torch.full((out[0] * out[1],), torch.inf, dtype=cut.dtype, device=cut.device)
-    flat.scatter_reduce_(0, y * out[1] + x, cut[rows, columns], "amin")
-    return torch.where(torch.isfinite(flat), flat, torch.zeros_like(flat)).reshape(out)
-
-
-def _stack(parts: list[list[Tensor]]) -> Tensor:
-    return torch.stack([torch.stack(row) for row in parts])
+    maps = cut.reshape(-1, *cut.shape[-2:])
+    view, rows, columns = torch.nonzero(maps > 0, as_tuple=True)
+    y = ((2 * rows + 1) * out[0]) // (2 * cut.shape[-2])
+    x = ((2 * columns + 1) * out[1]) // (2 * cut.shape[-1])
+    flat = torch.full((len(maps) * out[0] * out[1],), torch.inf, dtype=cut.dtype, device=cut.device)
+    flat.scatter_reduce_(0, (view * out[0] + y) * out[1] + x, maps[view, rows, columns], "amin")
+    return torch.where(torch.isfinite(flat), flat, 0.0).reshape(*cut.shape[:-2], *out)

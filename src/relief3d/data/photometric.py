@@ -68,10 +68,9 @@ def change_colours(images: Tensor, rule: Photometric, generator: torch.Generator
         generator: on the device of the pictures.
     """
     draw = _Draws(images, rule, generator)
-    changed = images
-    if rule.channels:
-        changed = _other_order(changed, draw.chance(rule.channels, scene=True), generator)
-    changed = changed * draw.factor(rule.brightness)
+    if rule.channels:  # kept by views whose colours are left alone: it has to be the same for the whole scene
+        images = _other_order(images, draw.chance(rule.channels, scene=True), generator)
+    changed = images * draw.factor(rule.brightness)
     luma = _luma(changed)
     level = luma.mean((-1, -2), keepdim=True)
     level = torch.where(draw.together, level.mean(1, keepdim=True), level)

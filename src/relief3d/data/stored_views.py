@@ -46,7 +46,8 @@ def encode_sample(batch: Batch) -> dict[str, bytes]:
         "views": list(batch.names[0]),
         "metric": None if batch.metric is None else bool(batch.metric[0]),
     }
-    data = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    # Copies, because two fields may be one tensor (flags that are all true), which the format refuses.
+    data = save({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()})
     return {TENSORS: data, FACTS: json.dumps(facts, sort_keys=True).encode()}
 
 
