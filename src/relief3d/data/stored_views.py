@@ -175,9 +175,9 @@ def _sample_of_stack(
         names=(tuple(str(names[i]) for i in chosen),),
         **known,
     )
-    if (height, width) != tuple(request.size):
+    if (height, width) != request.size:
         window = _centre(height, width, request.size)
-        batch = apply_edits(batch, [[Edit(0, False, window)] * len(chosen)], tuple(request.size))
+        batch = apply_edits(batch, [[Edit(0, False, window)] * len(chosen)], request.size)
     return check_modalities(batch, request)
 
 
