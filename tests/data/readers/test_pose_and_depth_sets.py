@@ -51,7 +51,10 @@ def test_tartanair_v2_depth_is_a_float_in_four_bytes(tmp_path: Path) -> None:
     tw.save(Image.new("RGB", (side, side)), folder / "image_lcam_front" / "000000_lcam_front.png")
     depth = tw.plane_z(K, T, 0.5, side, side).astype("<f4")
     b, g, r, a = np.moveaxis(depth[..., None].view(np.uint8), -1, 0)  # OpenCV's channel order is B, G, R, A
-    tw.save(Image.fromarray(np.stack([r, g, b, a], -1)), folder / "depth_lcam_front" / "000000_lcam_front_depth.png")
+    tw.save(
+        Image.fromarray(np.stack([r, g, b, a], -1)),
+        folder / "depth_lcam_front" / "000000_lcam_front_depth.png",
+    )
     tw.check_plane(open_dataset("tartanair", tmp_path)[0].views[0], 1e-4)
 
 
@@ -144,10 +147,12 @@ def test_bedlam2(tmp_path: Path) -> None:
     exr = pytest.importorskip("OpenEXR")
     root, seq = tmp_path / "20240806_1", "seq_000002"
     focal, sensor = 20.0, (36.0, 27.0)
-    K = np.array([[focal * tw.W / sensor[0], 0, tw.W / 2], [0, focal * tw.H / sensor[1], tw.H / 2], [0, 0, 1]])
+    K = np.array(
+        [[focal * tw.W / sensor[0], 0, tw.W / 2], [0, focal * tw.H / sensor[1], tw.H / 2], [0, 0, 1]]
+    )
     yaw, pitch, roll, at = 25.0, -12.0, 9.0, np.array([130.0, -40.0, 95.0])
     a, b, c = np.radians([yaw, pitch, roll])
-    # Unreal, left-handed, x forward, y right, z up. Start along the axes, roll, then lift, then turn, one after the other.
+    # Unreal, left-handed, x forward, y right, z up. First roll, then lift, then turn.
     forward, right, up = np.eye(3)
     right, up = right * np.cos(c) - up * np.sin(c), up * np.cos(c) + right * np.sin(c)
 

@@ -64,7 +64,9 @@ def landmark(T: np.ndarray) -> np.ndarray:
     return T[:3, :3] @ np.array([0.613, -0.517, 4.0]) + T[:3, 3]
 
 
-def marked_picture(K: np.ndarray, T: np.ndarray, centre: float, X: np.ndarray, width: int = W, height: int = H) -> Image.Image:
+def marked_picture(
+    K: np.ndarray, T: np.ndarray, centre: float, X: np.ndarray, width: int = W, height: int = H
+) -> Image.Image:
     """Grey with the one pixel red in which the world point X falls."""
     x = np.linalg.inv(T) @ np.append(X, 1.0)
     u, v, w = K @ x[:3]
@@ -115,7 +117,9 @@ def quat_wxyz(R: np.ndarray) -> np.ndarray:
     return np.array([w, x, y, z])
 
 
-def check_plane(view, tolerance: float, normal: np.ndarray = NORMAL, offset: float = OFFSET, share: float = 0.9) -> None:
+def check_plane(
+    view, tolerance: float, normal: np.ndarray = NORMAL, offset: float = OFFSET, share: float = 0.9
+) -> None:
     """Every known pixel of the view, put into the world by its K, pose and depth, lies on the plane."""
     depth, camera = view.load_depth(), view.camera
     K, T = camera.K.numpy(), camera.world_from_cam.numpy()

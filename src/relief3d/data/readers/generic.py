@@ -98,9 +98,10 @@ def read_generic(name: str, folder: Path) -> Scene:
     views = tuple(_view(v, frame, folder, metric, meta) for v, frame in zip(scene.views, _frames(folder)))
     mesh = points = sparse = None
     if (folder / "mesh.ply").is_file():
-        mesh = read_ply(folder / "mesh.ply")
-        if isinstance(mesh, PointCloud):
+        surface = read_ply(folder / "mesh.ply")
+        if isinstance(surface, PointCloud):
             raise InputError("holds no triangles", path=folder / "mesh.ply", remedy="call it points.ply")
+        mesh = surface
     if (folder / "points.ply").is_file():
         read = read_ply(folder / "points.ply")
         points = read if isinstance(read, PointCloud) else PointCloud(read.vertices, read.rgb, read.normals)

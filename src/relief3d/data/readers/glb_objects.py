@@ -38,8 +38,8 @@ CARD = DatasetCard(
     metric=False,
     layout="[glbs/000-000/]UID.glb at any depth; SPLIT.txt (one uid per line) for a split",
     conventions=(
-        "glTF's world (y up, right-handed) is kept; the mesh is not scaled; views look at the middle of its bounding box "
-        "from a sphere around it, with pinhole cameras and pixel centres at +0.5; colours are the base colours, unlit; "
+        "glTF's world (y up, right-handed) is kept; the mesh is not scaled; views look at the middle of its bounding "
+        "box from a sphere around it, with pinhole cameras and pixel centres at +0.5; base colours, unlit; "
         "the mask is True on the object."
     ),
     splits=("train", "val", "test"),

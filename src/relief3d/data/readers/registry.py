@@ -58,6 +58,38 @@ def dataset_cards() -> list[DatasetCard]:
     return [dataset_card(name) for name in _READERS]
 
 
+def cards_markdown() -> str:
+    """The tables of docs/datasets.md: what every data set is, and how its files are read."""
+    rows = [
+        "| name | data set | licence (a note, no advice) | views carry | metres |",
+        "|---|---|---|---|---|",
+    ]
+    for card in dataset_cards():
+        unit = "yes" if card.metric else "no"
+        rows.append(f"| `{card.name}` | {card.title} | {card.licence} | {', '.join(card.gives)} | {unit} |")
+    parts = ["\n".join(rows)]
+    for card in dataset_cards():
+        lines = [
+            f"### {card.title} (`{card.name}`)",
+            "",
+            "```text",
+            card.layout,
+            "```",
+            "",
+            card.conventions,
+            "",
+        ]
+        lines += [f"Splits: {', '.join(card.splits) or 'none'}."]
+        lines += (
+            ["", "Open or unconfirmed:", "", *(f"- {point}" for point in card.open_points)]
+            if card.open_points
+            else []
+        )
+        lines += ["", "Described at:", "", *(f"- {source}" for source in card.sources)]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) + "\n"
+
+
 def open_dataset(name: str, root: str | Path, **options: Any) -> SceneSet:
     """A data set by name.
 
