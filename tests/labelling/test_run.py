@@ -52,7 +52,9 @@ def test_a_run_is_complete_and_the_second_does_nothing(tmp_path: Path) -> None:
     assert (second.done_before, second.done_now, second.complete) == (25, 0, True)
     assert "complete" in format_summary(second, tmp_path / "out")
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
-    assert not list((tmp_path / "out" / "claims").iterdir()) and not list((tmp_path / "out" / "runs").iterdir())
+    assert not list((tmp_path / "out" / "claims").iterdir()) and not list(
+        (tmp_path / "out" / "runs").iterdir()
+    )
 
 
 def test_pool_and_this_process_give_the_same_bytes(tmp_path: Path) -> None:
@@ -61,7 +63,9 @@ def test_pool_and_this_process_give_the_same_bytes(tmp_path: Path) -> None:
     assert contents(tmp_path / "a") == contents(tmp_path / "b") and len(contents(tmp_path / "a")) == 24
 
 
-def test_identity_follows_seed_options_version_and_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_identity_follows_seed_options_version_and_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from labelling.toys import Toy
 
     out = tmp_path / "out"

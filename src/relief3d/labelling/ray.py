@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict
@@ -96,10 +97,18 @@ def run_ray(job: Job, items: Sequence[WorkItem], workers: int) -> Generator[Outc
 
 
 def _connect(ray: Any, workers: int) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one of this process whose workers import from where it does."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR"}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    else:
-        ray.init(num_cpus=workers + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        ray.init(**quiet)
+        return
+    places = os.pathsep.join(p for p in sys.path if p)
+    ray.init(
+        num_cpus=workers + 1,
+        include_dashboard=False,
+        runtime_env={"env_vars": {"PYTHONPATH": places}},
+        **quiet,
+    )
 
 
 def _round(data: Any, job: Job, items: Sequence[WorkItem], workers: int) -> Iterator[dict[str, Any]]:
