@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import torch
 from torch import nn
 
 from relief3d.core.contract import Batch, Camera, Depth, Scene, View
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, MissingExtraError
 from relief3d.data.augmentation import Augmentation
 from relief3d.data.geometric import Geometric
 from relief3d.data.mixtures import Mixture
 from relief3d.data.photometric import Photometric
-from relief3d.data.sources import LazyScenes, SceneSource
+from relief3d.data.readers.scene_set import DatasetCard, SceneSet
+from relief3d.data.sources import LazyScenes, SceneSource, open_folders
 from relief3d.data.streams import BatchStream, StreamConfig, sample_names, split_batch
 from relief3d.data.view_groups import Grouping, ViewRequest
 from relief3d.train.feeding import feed
@@ -203,6 +205,45 @@ def test_scenes_become_samples_with_what_is_needed() -> None:
         Mixture([source]), StreamConfig(views=(3, 3), scenes=2, sizes=((6, 8),), need=frozenset({"depth"}))
     )
     assert set(sample_names(mixed.batch(0))) == {"rooms/hall"}
+
+
+def test_folders_are_opened_when_asked_for(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(3):
+        (tmp_path / "walk").mkdir(exist_ok=True)
+        Image.new("RGB", (16, 12), (51 * number, 0, 0)).save(tmp_path / "walk" / f"{number}.png")
+    source = open_folders("walks", [tmp_path / "walk", tmp_path / "missing"])
+    batch = source.sample(0, ViewRequest(3, (6, 8), grouping=Grouping(shuffled=False)), 0)
+    assert batch.images[0, :, 0, 0, 0].tolist() == pytest.approx([0.0, 0.2, 0.4])
+    both = BatchStream(Mixture([source]), StreamConfig(views=(2, 2), scenes=2, sizes=((6, 8),)))
+    assert set(sample_names(both.batch(0))) == {f"walks/{(tmp_path / 'walk').as_posix()}"}
+
+
+def test_a_missing_package_is_no_broken_sample() -> None:
+    class NoVideo(Numbers):
+        def sample(self, index: int, request: ViewRequest, seed: int) -> Batch:
+            raise MissingExtraError("reading videos needs the package 'av'")
+
+    with pytest.raises(MissingExtraError):
+        BatchStream(Mixture([NoVideo("a", 3)])).batch(0)
+
+
+def test_scenes_of_a_data_set_keep_their_names() -> None:
+    card = DatasetCard("x", "X", (), "none", (), True, "", "")
+    scenes = SceneSet(card, {"hall": 0, "cellar": 1}, lambda name, item: _scene())
+    assert SceneSource("x", scenes).key(1) == "cellar"
+
+
+def test_the_blocks_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "training_data.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block.replace("8000", "3"), names)
+    assert len(blocks) == 2 and len(names["pool"]) == 3
+    assert len(names["stream"].keys(417)) % 2 == 0
 
 
 def test_numbers_that_are_not_finite_make_a_sample_unusable() -> None:

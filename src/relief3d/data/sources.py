@@ -15,6 +15,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.data.batching import batch_from_scene
 from relief3d.data.covisibility import OverlapStore
+from relief3d.data.readers.scene_set import SceneSet
 from relief3d.data.view_groups import ViewRequest, choose_views
 
 ENDLESS = 1 << 62
@@ -58,8 +59,8 @@ class SceneSource:
 
     Args:
         name: of the source.
-        scenes: looked at only when asked for; see :class:`LazyScenes`.
-        keys: a name per scene; the number when None.
+        scenes: looked at only when asked for: a data set of :mod:`relief3d.data.readers`, :class:`LazyScenes`, a list.
+        keys: a name per scene; when None those of the data set, or numbers.
         overlaps: where overlap matrices are kept (grouping ``covisible``); None: worked out for each sample.
     """
 
@@ -75,6 +76,8 @@ class SceneSource:
             raise InputError(f"the source '{name}' has no scenes")
         if keys is not None and len(keys) != len(scenes):
             raise InputError(f"the source '{name}' has {len(scenes)} scenes but {len(keys)} names")
+        if keys is None and isinstance(scenes, SceneSet):
+            keys = scenes.names
         self.name, self.scenes, self.keys, self.overlaps = name, scenes, keys, overlaps
 
     def __len__(self) -> int:

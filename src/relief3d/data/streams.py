@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from relief3d.core.contract import Batch
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, MissingExtraError
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.data.augmentation import Augmentation, augment
 from relief3d.data.batching import collate
@@ -150,6 +150,8 @@ class BatchStream:
         for attempt in range(_ATTEMPTS):
             try:
                 return self._read(draw, key)
+            except MissingExtraError:
+                raise  # no other sample would help
             except InputError as exc:
                 name = self._name(draw)
                 error = InputError(
