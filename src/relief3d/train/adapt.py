@@ -32,18 +32,16 @@ def adapt_blocks(model: nn.Module, config: TrainConfig) -> None:
 @contextmanager
 def own_torch_state(device: torch.device, deterministic: bool) -> Iterator[None]:
     """Deterministic algorithms and random numbers of the run's own inside, as before outside."""
-    was, warned = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    # Not torch.use_deterministic_algorithms, which takes seconds because it loads the whole compiler.
+    was = torch.get_deterministic_debug_mode()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     seeded = [] if device.type in ("cpu", "mps") else [device]
     with torch.random.fork_rng(devices=seeded, device_type=device.type if seeded else "cpu"):
-        torch.use_deterministic_algorithms(deterministic, warn_only=True)
+        torch.set_deterministic_debug_mode("warn" if deterministic else "default")
         # Filling every new tensor with NaN finds reads of uninitialised memory, at the price of a pass over it.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(was, warn_only=warned)
+            torch.set_deterministic_debug_mode(was)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
