@@ -83,21 +83,6 @@ def need_folder(root: Path, choices: Sequence[str], what: str) -> Path:
     )
 
 
-def usable_K(K: Tensor, path: Path) -> Tensor:
-    """The same intrinsics (3, 3).
-
-    Raises:
-        InputError: a number is not finite or a focal length not positive; names the file they come from.
-    """
-    if not bool(torch.isfinite(K).all()) or not (float(K[0, 0]) > 0 and float(K[1, 1]) > 0):
-        raise InputError(
-            f"holds no usable intrinsics (focal lengths {float(K[0, 0]):g}, {float(K[1, 1]):g})",
-            path=path,
-            remedy="copy the calibration again",
-        )
-    return K
-
-
 def check_same_size(frame: str, image: Tensor, depth: Tensor) -> None:
     """Refuse a picture (3, H, W) and a depth map (H, W) of different sizes.
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
+from relief3d.data.readers.files import usable_K
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.images import read_header
 from relief3d.io.names import natural_key

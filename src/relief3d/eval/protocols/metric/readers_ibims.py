@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder, usable_K
+from relief3d.data.readers.files import usable_K
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, need_folder
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.depth import read_depth
 from relief3d.io.images import read_image

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.core.optional import available
-from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8, usable_K
+from relief3d.data.readers.files import usable_K
+from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.depth import read_npz
 from relief3d.io.names import natural_key

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from relief3d.core.errors import InputError, MissingExtraError
-from relief3d.core.optional import available
+from relief3d.core.errors import InputError
+from relief3d.data.readers.hdf5 import read_hdf5
+from relief3d.data.readers.hypersim import FOCAL
 from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
 from relief3d.geometry.projection import intrinsics, pixel_rays
 from relief3d.io.depth import read_depth
-from relief3d.io.formats import check_regular_file, unreadable
 from relief3d.io.names import natural_key
 from relief3d.io.whole_file import read_utf8
 
@@ -28,8 +27,6 @@ ai_001_010/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5 (ray l
 test/ai_001_010/rgb_cam_00_fr0000.png with depth_plane_cam_00_fr0000.png (16-bit millimetres of z-depth)"""
 
 SIZE = (768, 1024)
-FOCAL = 886.81
-"""Pixels at 1024 x 768; all cameras of the release but a few with tilted lenses."""
 SPLIT = "metadata_images_split_scene_v1.csv"
 
 
@@ -104,29 +101,7 @@ def _png_loader(path: Path) -> Callable[[], Tensor]:
 
 
 def _hdf5_loader(path: Path) -> Callable[[], Tensor]:
-    return lambda: plane_depth(read_hdf5(path))
-
-
-def read_hdf5(path: Path) -> Tensor:
-    """(H, W) float32 of the data set called "dataset".
-
-    Raises:
-        MissingExtraError: h5py is not installed.
-        InputError: the file cannot be read.
-    """
-    if not available("h5py"):
-        raise MissingExtraError(
-            "reading the raw Hypersim release needs the package 'h5py'", remedy="pip install h5py"
-        )
-    try:
-        with importlib.import_module("h5py").File(str(check_regular_file(path)), "r") as file:
-            return torch.from_numpy(np.asarray(file["dataset"], dtype=np.float32))
-    except (OSError, KeyError) as exc:
-        raise (
-            unreadable(path, exc)
-            if isinstance(exc, OSError)
-            else InputError("has no data set called 'dataset'", path=path)
-        ) from exc
+    return lambda: plane_depth(torch.from_numpy(read_hdf5(path, what="Hypersim").astype(np.float32)))
 
 
 def plane_depth(length: Tensor) -> Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, Depth, Mesh, Scene, View
 from relief3d.core.errors import InputError
+from relief3d.data.readers.scannet import matrix_file, read_intrinsics, read_pose
 from relief3d.eval.metrics.mesh_transformerfusion import OcclusionGrid
 from relief3d.io.depth import read_depth
 from relief3d.io.images import image_size, read_image
 from relief3d.io.names import natural_key
 from relief3d.io.ply import read_ply
-from relief3d.io.rigid import rigid_from_file
 from relief3d.io.whole_file import read_utf8
 
 SCAN_FOLDERS = ("scans_test", "scans", ".")
@@ -50,45 +50,6 @@ class ScanNetScan:
     name: str
     folder: Path
     reference: Path | None
-
-
-def matrix_file(path: Path) -> Tensor:
-    """(4, 4) float64 of a text file; entries may be infinite.
-
-    Raises:
-        InputError: missing, or not sixteen numbers.
-    """
-    if not path.is_file():
-        raise InputError("is missing", path=path, remedy="export the scan with SensReader")
-    try:
-        numbers = [float(word) for word in read_utf8(path).split()]
-    except ValueError as exc:
-        raise InputError("holds text where a number belongs", path=path) from exc
-    if len(numbers) != 16:
-        raise InputError(f"holds {len(numbers)} numbers where a 4x4 matrix belongs", path=path)
-    return torch.tensor(numbers, dtype=torch.float64).view(4, 4)
-
-
-def read_pose(path: Path) -> Tensor | None:
-    """``world_from_cam`` (4, 4) float64, or None where tracking failed (entries that are not finite).
-
-    Raises:
-        InputError: missing, or not a rigid transform.
-    """
-    matrix = matrix_file(path)
-    if not bool(torch.isfinite(matrix).all()):
-        return None
-    try:
-        return rigid_from_file(matrix)
-    except ValueError as exc:
-        raise InputError(f"the pose {exc}", path=path) from exc
-
-
-def read_intrinsics(path: Path) -> Tensor:
-    """(3, 3) float64 pixels with centres at +0.5; the file has them at integers."""
-    K = matrix_file(path)[:3, :3].clone()
-    K[:2, 2] += 0.5
-    return K
 
 
 def read_sensor_depth(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.data.readers.bedlam2 import read_world_depth, unreal_world_from_cam
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.views.camera_rules import (
     CameraProtocol,
@@ -32,13 +30,9 @@ from relief3d.eval.protocols.views.video_depth_rules import (
     about_every_tenth,
 )
 from relief3d.eval.published.selfevo import TABLE_4
-from relief3d.io.exr import read_exr
 from relief3d.io.json_file import read_json_object
 
 _LIST = "test_sequences.json"
-_DEPTH_CHANNELS = ("FinalImageMovieRenderQueue_WorldDepth.R", "WorldDepth.R", "Depth", "Z", "Y")
-_METRES = 0.01  # Unreal counts centimetres
-_HALF_MAX = 65504.0  # the largest half-precision number: sky
 
 
 @dataclass(frozen=True)
@@ -106,61 +100,6 @@ def strided_subsequences(count: int, stride: int, number: int, least: int = 3) -
     offsets = np.unique(np.round(np.linspace(0, stride - 1, min(number, stride))).astype(int))
     runs = [tuple(range(int(o), count, stride)) for o in offsets]
     return [run for run in runs if len(run) >= least]
-
-
-def read_world_depth(path: Path) -> Tensor:
-    """(H, W) float32 metres of a rendered depth file, 0 for sky.
-
-    Raises:
-        InputError: damaged, no depth channel, or no valid pixels.
-        MissingExtraError: the package OpenEXR is not installed.
-    """
-    channels = read_exr(path)
-    name = next((c for c in _DEPTH_CHANNELS if c in channels), None)
-    if name is None and len(channels) == 1:
-        name = next(iter(channels))
-    if name is None:
-        raise InputError(f"has no depth channel, only {', '.join(sorted(channels))}", path=path)
-    stored = torch.from_numpy(channels[name].astype(np.float32))
-    known = torch.isfinite(stored) & (stored > 0) & (stored < _HALF_MAX)
-    if not bool(known.any()):
-        raise InputError("the depth map has no valid pixels", path=path)
-    return torch.where(known, stored * _METRES, torch.zeros_like(stored))
-
-
-def unreal_world_from_cam(meta: Mapping[str, Any], path: Path) -> Tensor:
-    """(4, 4) float64 pose in metres with OpenCV camera axes of the metadata of a rendered frame.
-
-    Unreal's world has x forward, y right, z up, left-handed, in centimetres. A camera looks along its x axis; yaw turns
-    it from x to y, pitch lifts it, roll turns its right side down. The right-handed world here is (y, -z, x).
-
-    Args:
-        meta: with ``unreal/camera/curPos/{x,y,z}`` and ``unreal/camera/curRot/{pitch,yaw,roll}`` (degrees).
-        path: named in errors.
-
-    Raises:
-        InputError: an entry is missing or not a number.
-    """
-
-    def number(key: str) -> float:
-        try:
-            value = float(meta[f"unreal/camera/{key}"])
-        except (KeyError, TypeError, ValueError) as exc:
-            raise InputError(f"lacks the number 'unreal/camera/{key}'", path=path) from exc
-        if not math.isfinite(value):
-            raise InputError(f"'unreal/camera/{key}' is not finite", path=path)
-        return value
-
-    pitch, yaw, roll = (math.radians(number(f"curRot/{k}")) for k in ("pitch", "yaw", "roll"))
-    (cp, sp), (cy, sy), (cr, sr) = ((math.cos(a), math.sin(a)) for a in (pitch, yaw, roll))
-    forward = (cp * cy, cp * sy, sp)
-    right = (sr * sp * cy - cr * sy, sr * sp * sy + cr * cy, -sr * cp)
-    up = (-(cr * sp * cy + sr * sy), sr * cy - cr * sp * sy, cr * cp)
-    centre = [number(f"curPos/{k}") * _METRES for k in ("x", "y", "z")]
-    columns = torch.tensor([right, [-u for u in up], forward, centre], dtype=torch.float64)
-    out = torch.eye(4, dtype=torch.float64)
-    out[:3] = torch.stack([columns[:, 1], -columns[:, 2], columns[:, 0]])
-    return out
 
 
 def _camera_sequence(

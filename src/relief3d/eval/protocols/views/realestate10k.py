@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed, numpy_generator
+from relief3d.data.readers.realestate10k import (
+    CameraFile,
+    camera_rows,
+    frame_picture,
+    picture_folder,
+    read_camera_file,
+)
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.views.camera_rules import (
     CameraProtocol,
@@ -21,79 +25,15 @@ from relief3d.eval.protocols.views.camera_rules import (
     CameraTwin,
     read_pictures,
 )
-from relief3d.eval.protocols.views.sequence_files import PICTURES, one_of, without_file
+from relief3d.eval.protocols.views.sequence_files import without_file
 from relief3d.eval.published import selfevo
-from relief3d.geometry.transforms import invert_rigid
 from relief3d.io.json_file import read_json_object
 from relief3d.io.names import natural_key
-from relief3d.io.rigid import rigid_from_file
 
 SEED = 42
 VIEWS = 10
 INDEX_FILE = "Re10K_relpose_seq-id-map_seed42.json"
 CAMERA_FOLDERS = ("metadata/test", "test", "")
-_TOLERANCE = 1e-2  # the poses come from structure from motion in single precision
-
-
-@dataclass(frozen=True)
-class CameraFile:
-    """One sequence's text file.
-
-    Attributes:
-        timestamps: microseconds, as printed.
-        intrinsics: (F, 4) fx, fy, cx, cy as shares of width and height.
-        matrices: (F, 3, 4) float64 camera from world, as printed.
-        path: the file.
-    """
-
-    timestamps: tuple[str, ...]
-    intrinsics: Tensor
-    matrices: Tensor
-    path: Path
-
-    def world_from_cam(self, frames: Sequence[int]) -> Tensor:
-        """(n, 4, 4) poses of some frames.
-
-        Raises:
-            InputError: a pose is not rigid.
-        """
-        out = []
-        for frame in frames:
-            try:
-                out.append(rigid_from_file(self.matrices[frame], tolerance=_TOLERANCE))
-            except ValueError as exc:
-                raise InputError(f"the pose of frame {frame} {exc}", path=self.path) from exc
-        return invert_rigid(torch.stack(out))
-
-
-def read_camera_file(path: Path) -> CameraFile:
-    """A RealEstate10K text file: the video's address, then per frame time, fx fy cx cy, 0 0, and a 3x4 pose.
-
-    Raises:
-        InputError: not of that form, or fewer than two frames.
-    """
-    rows = _rows(path)
-    try:
-        values = np.array([[float(word) for word in words[1:]] for words in rows])
-        if values.shape != (len(rows), 18):
-            raise ValueError("a line has not 19 entries")
-    except ValueError as exc:
-        raise InputError(f"is no camera file of RealEstate10K ({exc})", path=path) from exc
-    table = torch.from_numpy(values)
-    times = tuple(words[0] for words in rows)
-    return CameraFile(times, table[:, :4], table[:, 6:].reshape(-1, 3, 4), path)
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The words of every frame's line."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InputError(f"cannot be read ({exc})", path=path) from exc
-    rows = [words for line in lines[1:] if (words := line.split())]
-    if len(rows) < 2:
-        raise InputError(f"holds {len(rows)} frames, at least two are needed", path=path)
-    return rows
 
 
 def read_realestate10k(root: Path) -> list[CameraSequence]:
@@ -113,7 +53,7 @@ def read_realestate10k(root: Path) -> list[CameraSequence]:
     names = (
         sorted((p.stem for p in folder.glob("*.txt")), key=natural_key) if chosen is None else list(chosen)
     )
-    found = {name: pictures for name in names if (pictures := _pictures(root, name)) is not None}
+    found = {name: pictures for name in names if (pictures := picture_folder(root, name)) is not None}
     if chosen is not None and len(found) < len(names):
         first = next(name for name in names if name not in found)
         raise InputError(
@@ -141,14 +81,12 @@ def _sequence(
     chosen: tuple[int, ...] | None,
     read: Callable[[Path], CameraFile],
 ) -> CameraSequence:
-    times = [words[0] for words in _rows(file)]
+    times = [words[0] for words in camera_rows(file)]
 
     def picture(index: int) -> Path:
-        # Downloaders name frames by position or by time.
-        for stem in (f"{index:04d}", times[index]):
-            path = one_of(pictures, stem, PICTURES)
-            if path is not None:
-                return path
+        path = frame_picture(pictures, index, times[index])
+        if path is not None:
+            return path
         raise InputError(f"frame {index} (time {times[index]}) is missing", path=pictures)
 
     return CameraSequence(
@@ -158,11 +96,6 @@ def _sequence(
         world_from_cam=lambda frames: read(file).world_from_cam(frames),
         chosen=chosen,
     )
-
-
-def _pictures(root: Path, name: str) -> Path | None:
-    choices = (f"{name}/images", name, f"frames/test/{name}", f"test/{name}")
-    return next((root / c for c in choices if (root / c).is_dir()), None)
 
 
 def _read_index(path: Path) -> dict[str, tuple[int, ...]] | None:
