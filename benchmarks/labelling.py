@@ -1,6 +1,6 @@
 """Tracks and correspondences on procedural walks with exact truth, and the pool with and without killed workers.
 
-    python benchmarks/labelling.py [--scenes 6] [--json results/labelling/labelling.json] [--page docs/results/labelling.md]
+    python benchmarks/labelling.py [--scenes 6] [--json results/labelling/labelling.json] [--page PAGE]
 
 A sighting is right when it lies within 2 pixels of where the surface point of the track really is and that point is
 really seen there. Precision: share of right ones among the sightings given (the view in which a corner was found
@@ -170,9 +170,9 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "# Labels without networks: tracks and correspondences",
         "",
-        f"{data['scenes']} procedural rooms, walks of {data['views']} views of {data['size'][0]}x{data['size'][1]} pixels, "
-        f"exact truth; right is within {data['right_px']} px and really visible. Written by `benchmarks/labelling.py` from "
-        f"`results/labelling/labelling.json` (commit {data['commit'][:9]}).",
+        f"{data['scenes']} procedural rooms, walks of {data['views']} views of "
+        f"{data['size'][0]}x{data['size'][1]} pixels, exact truth; right is within {data['right_px']} px and really visible. "
+        f"Written by `benchmarks/labelling.py` from `results/labelling/labelling.json` (commit {data['commit'][:9]}).",
         "",
         "| labeler | precision % | recall % | tracks per scene | median error px | s per scene |",
         "|---|---|---|---|---|---|",

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -154,7 +155,7 @@ def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_item(
     with pytest.raises(InputError, match="disk is full"):
         run(tmp_path / "out", 5)
     assert not (tmp_path / "out" / "failures").exists()
-    assert not [p for p in (tmp_path / "out").rglob(".relief3d-*")]
+    assert not list((tmp_path / "out").rglob(".relief3d-*"))
     monkeypatch.undo()
     assert run(tmp_path / "out", 5).done_now == 3
 
@@ -192,13 +193,17 @@ def wait_for(condition, seconds: float = 60.0) -> None:
         time.sleep(0.02)
 
 
+def _reached(out: Path, goal: int, process: subprocess.Popen[bytes]) -> bool:
+    return done(out) >= goal or process.poll() is not None
+
+
 def test_five_kills_of_the_whole_run(tmp_path: Path, log: str) -> None:
     """Short version of reliability target 14; `kill -9` of the run, its workers notice and leave."""
     count, out, kills = 120, tmp_path / "out", 5
     for kill in range(kills):
         process = start(tmp_path, out, count, 0.02, log)
         goal = (kill + 1) * count // (kills + 2)
-        wait_for(lambda: done(out) >= goal or process.poll() is not None)
+        wait_for(partial(_reached, out, goal, process))
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert done(out) < count

@@ -24,7 +24,8 @@ class LkOptions:
 
     Attributes:
         window: side of the patch, odd, pixels.
-        levels: pyramid levels; motions up to about ``window / 2 * 2 ** (levels - 1)`` are found.
+        levels: pyramid levels; motions up to about ``window / 2 * 2 ** (levels - 1)`` are found,
+            where the picture has structure of that size.
         iterations: Gauss-Newton steps per level.
         min_eigen: least eigenvalue of the mean gradient tensor, in (grey value per pixel) squared.
         max_residual: largest mean absolute grey difference of the two patches after their means are taken off.
