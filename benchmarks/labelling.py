@@ -171,8 +171,9 @@ def page(data: dict[str, Any]) -> str:
         "# Labels without networks: tracks and correspondences",
         "",
         f"{data['scenes']} procedural rooms, walks of {data['views']} views of "
-        f"{data['size'][0]}x{data['size'][1]} pixels, exact truth; right is within {data['right_px']} px and really visible. "
-        f"Written by `benchmarks/labelling.py` from `results/labelling/labelling.json` (commit {data['commit'][:9]}).",
+        f"{data['size'][0]}x{data['size'][1]} pixels, exact truth; right is within {data['right_px']} px and "
+        "really visible. Written by `benchmarks/labelling.py` from `results/labelling/labelling.json` "
+        f"(commit {data['commit'][:9]}).",
         "",
         "| labeler | precision % | recall % | tracks per scene | median error px | s per scene |",
         "|---|---|---|---|---|---|",

@@ -14,7 +14,7 @@ from relief3d.core.errors import InputError, MissingExtraError
 from relief3d.core.seeding import torch_generator
 from relief3d.io.depth import write_depth
 from relief3d.io.images import write_image
-from relief3d.labelling.base import DepthLabel, Grouping, Labels, LabelerSpec, MaskLabel, TrackLabel
+from relief3d.labelling.base import DepthLabel, Grouping, LabelerSpec, Labels, MaskLabel, TrackLabel
 from relief3d.labelling.items import Recipe, WorkItem
 from relief3d.labelling.labelers.moge import MogeFolder, MogeOptions
 from relief3d.labelling.labelers.procedural import CorruptionOptions, ProceduralRelative, corrupt_depth
@@ -230,7 +230,7 @@ def test_depth_networks_of_transformers_run_from_a_folder(kind: str, expected: s
     assert first.kind == expected and first.depth.metric == (kind == "metric")
     assert tuple(first.depth.values.shape) == (HEIGHT, WIDTH)
     assert torch.equal(first.depth.values, second.depth.values)
-    assert first.depth.confidence is not None and 0 <= float(first.depth.confidence.min())
+    assert first.depth.confidence is not None and float(first.depth.confidence.min()) >= 0
 
 
 def test_sam_of_transformers_runs_from_a_folder(tmp_path: Path) -> None:

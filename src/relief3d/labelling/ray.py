@@ -117,7 +117,7 @@ def _round(data: Any, job: Job, items: Sequence[WorkItem], workers: int) -> Iter
     outcomes = data.from_items(rows, override_num_blocks=blocks).map(
         RayWorker,
         fn_constructor_kwargs={"job": job},
-        concurrency=max(1, min(workers, len(rows))),
+        compute=data.ActorPoolStrategy(size=max(1, min(workers, len(rows)))),
         num_cpus=1,
     )
     yield from outcomes.iter_rows()
