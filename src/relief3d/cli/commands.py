@@ -15,6 +15,7 @@ from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
 from relief3d.pipelines.evaluate.config import EvaluateConfig
 from relief3d.pipelines.label.config import LabelConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
+from relief3d.train.recipe import Budget, Size
 
 InputPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
 OutPath = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
@@ -171,6 +172,62 @@ class LabelCommand:
         text, complete = run_label(self.input, self.out, self.labeler, self.set, self.config, progress)
         _print(text)
         return EXIT_OK if complete else EXIT_FAILED
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Options of ``relief3d train``."""
+
+    recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")] = ""
+    """What to train (see --list)."""
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"], metavar="DIR")] = None
+    """Folder of the run; the same command continues what an earlier one began."""
+    size: Size | None = None
+    """Of the network; nano unless a file says otherwise."""
+    budget: Budget | None = None
+    """smoke: seconds. mini: minutes on two cores. gpu: ten minutes on a large one. paper: the published schedule."""
+    set: tuple[str, ...] = ()
+    """Changes of options, NAME=VALUE (train.steps=100 train.ema.decay=0.99); --dry-run -v shows all names."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
+    """Options from a file, such as the config.yaml of another run, before --set."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Go on with the run in this folder."""
+    dry_run: bool = False
+    """State memory, time and data, and train nothing."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    list: bool = False
+    """Show the recipes."""
+    verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
+    """With --dry-run: also print all options."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Train and say where the weights are."""
+        if self.list:
+            from relief3d.pipelines.train.registry import list_recipes
+
+            _print(list_recipes())
+            return EXIT_OK
+        from relief3d.pipelines.train import run
+
+        request = run.TrainRequest(self.recipe, self.size, self.budget, self.config, self.set, self.device)
+        if self.resume is not None:
+            if request != run.TrainRequest(device=self.device) or self.out is not None or self.dry_run:
+                raise InputError("--resume takes everything from its folder", remedy="leave the rest away")
+            done = run.resume_run(self.resume, self.device, _progress(self.quiet))
+        elif self.dry_run:
+            if self.verbose:
+                _print(run.resolved_yaml(request))
+            _print(run.plan_run(request))
+            return EXIT_OK
+        elif self.out is None:
+            raise InputError("this needs -o DIR", remedy="or --dry-run, or --resume DIR")
+        else:
+            done = run.start_run(request, self.out, _progress(self.quiet))
+        _print(run.format_trained(done))
+        return EXIT_OK
 
 
 @dataclass(frozen=True)

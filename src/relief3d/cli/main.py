@@ -18,6 +18,7 @@ from relief3d.cli.commands import (
     ModelsCommand,
     PlanCommand,
     ReconstructCommand,
+    TrainCommand,
     ViewCommand,
 )
 from relief3d.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ReliefError
@@ -33,6 +34,7 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
         LabelCommand,
         "Compute pseudo-labels (depth, tracks, masks, cameras) of many pictures, resumably.",
     ),
+    "train": (TrainCommand, "Train a network by a named recipe, resumably."),
     "models": (ModelsCommand, "Published networks: what they are, under which licence, and how large."),
     "plan": (PlanCommand, "State memory and time of a reconstruction before it starts."),
     "doctor": (DoctorCommand, "Check the installation and say what is missing."),

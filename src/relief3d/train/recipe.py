@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from relief3d.train.config import TrainConfig
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from relief3d.train.task import Task
 
 Size = Literal["nano", "micro", "mini", "small", "full"]
@@ -60,6 +62,10 @@ class DataPlan:
 
 class Trainable(Protocol):
     """What a recipe's task can say besides :class:`relief3d.train.task.Task`."""
+
+    def forward(self, model: nn.Module, batch: Any) -> Any:
+        """What the network says of a batch, without a loss; for plans of networks too large to be run."""
+        ...
 
     def data_plan(self) -> DataPlan:
         """What a run will see."""

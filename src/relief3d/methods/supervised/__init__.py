@@ -1,0 +1,1 @@
+"""Supervised training of multi-view networks on worlds whose truth is known."""

@@ -1,0 +1,1 @@
+"""``relief3d train``: recipes, configuration files, plans and runs."""

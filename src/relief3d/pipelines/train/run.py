@@ -1,0 +1,152 @@
+"""From the options of ``relief3d train`` to trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, SilentProgress
+from relief3d.core.provenance import commit
+from relief3d.io.json_file import to_jsonable
+from relief3d.pipelines.train.configuration import to_plain
+from relief3d.pipelines.train.export import export_model, read_samples
+from relief3d.pipelines.train.plan import format_plan, make_plan
+from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, claim, read_run, resolve
+from relief3d.train.loop import TrainResult, fit
+from relief3d.train.recipe import Budget, Size
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a command asks for.
+
+    Attributes:
+        recipe: name; empty when a file or folder says.
+        size: of the network; None: what the file says, or nano.
+        budget: None: what the file says, or smoke.
+        file: configuration.
+        changes: ``option=value``.
+        device: cpu, cuda, mps or auto.
+    """
+
+    recipe: str = ""
+    size: Size | None = None
+    budget: Budget | None = None
+    file: Path | None = None
+    changes: tuple[str, ...] = ()
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Result of a run.
+
+    Attributes:
+        spec: what was trained.
+        result: of the loop.
+        weights: the exported file.
+    """
+
+    spec: RunSpec
+    result: TrainResult
+    weights: Path
+
+
+def plan_run(request: TrainRequest) -> str:
+    """What a run would need, for the console; nothing is written.
+
+    Raises:
+        InputError: see :func:`resolve`.
+    """
+    spec = _resolve(request)
+    return format_plan(spec, make_plan(spec, request.device))
+
+
+def start_run(request: TrainRequest, folder: Path, progress: Progress | None = None) -> Trained:
+    """Train in a folder, or go on with the same run there.
+
+    Raises:
+        InputError: see :func:`resolve` and :func:`claim`.
+        RunError: the run failed.
+        KeyboardInterrupt: interrupted, after saving.
+    """
+    progress = progress or SilentProgress()
+    spec = claim(folder, _resolve(request), progress.message)
+    return train(spec, folder, request.device, progress)
+
+
+def resume_run(folder: Path, device: str = "auto", progress: Progress | None = None) -> Trained:
+    """Go on with what a folder holds.
+
+    Raises:
+        InputError: it holds no run.
+        RunError: the run failed.
+        KeyboardInterrupt: interrupted, after saving.
+    """
+    progress = progress or SilentProgress()
+    spec = read_run(folder)
+    now = commit()
+    if spec.commit != now:
+        progress.message(f"the run began with commit {spec.commit}, and goes on with {now}")
+    return train(spec, folder, device, progress)
+
+
+def train(spec: RunSpec, folder: Path, device: str, progress: Progress) -> Trained:
+    """Run the loop in a folder that was claimed, then write the weights and their card."""
+    task = spec.recipe.task(spec.config, device)
+    settings = {k: v for k, v in to_plain(spec.config).items() if k != "train"}
+    try:
+        result = fit(task, spec.config.train, folder, device=device, settings=settings, progress=progress)
+    except KeyboardInterrupt:
+        progress.message(f"to go on: relief3d train --resume {folder}")
+        raise
+    weights = export_model(folder, spec, task, result, read_samples(folder))
+    return Trained(spec, result, weights)
+
+
+def format_trained(trained: Trained) -> str:
+    """The last numbers and where things are."""
+    spec, result = trained.spec, trained.result
+    width = max((len(name) for name in result.numbers), default=0)
+    lines = [f"{spec.recipe.name}, size {spec.size}, budget {spec.budget}: {result.step} steps"]
+    if result.skipped:
+        lines.append(f"{result.skipped} steps were left out, because something was not finite (log.jsonl)")
+    lines += [f"  {name:<{width}} {_number(value)}" for name, value in result.numbers.items()]
+    lines.append(f"weights: {trained.weights}")
+    lines.append(
+        f"to use them: relief3d reconstruct PHOTOS -o OUT --model {trained.weights} --model-size {spec.size}"
+    )
+    return "\n".join(lines)
+
+
+def resolved_yaml(request: TrainRequest) -> str:
+    """The configuration that a request comes to, as YAML."""
+    from relief3d.pipelines.train.configuration import dump_yaml
+
+    spec = _resolve(request)
+    return dump_yaml({**spec.header(), "config": to_plain(spec.config)})
+
+
+def _resolve(request: TrainRequest) -> RunSpec:
+    if not request.recipe and request.file is None:
+        raise InputError("name a recipe", remedy="relief3d train --list shows them")
+    return resolve(request.recipe, request.size, request.budget, request.file, request.changes, commit())
+
+
+def _number(value: float) -> str:
+    value = to_jsonable(float(value))
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+__all__ = [
+    "CONFIG_FILE",
+    "TrainRequest",
+    "Trained",
+    "format_trained",
+    "plan_run",
+    "resolved_yaml",
+    "resume_run",
+    "start_run",
+    "train",
+]
