@@ -154,3 +154,52 @@ def test_tables_remembered_from_inference_serve_training() -> None:
     tokens = torch.randn(1, 7, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
     apply_rope(tokens, rope(2, 3, 1, device, torch.float32)).square().sum().backward()
     assert tokens.grad is not None and torch.allclose(tokens.grad, 2 * tokens, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokens", [7, 20])
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("rope", [False, True])
+def test_long_sequences_in_parts_say_the_same(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, qk_norm: bool, rope: bool
+) -> None:
+    torch.manual_seed(0)
+    block = Block(16, 2, qk_norm=qk_norm, layer_scale=0.5).eval().double()
+    for p in block.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    table = Rope2D(8)(2, 2, 1, torch.device("cpu"), torch.float64) if rope else None
+    x = torch.randn(3, 40, 16, dtype=torch.float64).transpose(0, 1).contiguous().transpose(0, 1)
+    whole = block(x, table).detach()
+    for module in ("relief3d.nn.attention", "relief3d.nn.blocks"):
+        monkeypatch.setattr(f"{module}.TOKENS_PER_PASS", tokens)
+    calls: list[int] = []
+    linear = torch.nn.functional.linear
+    monkeypatch.setattr(
+        torch.nn.functional, "linear", lambda *a, **k: calls.append(a[0].numel()) or linear(*a, **k)
+    )
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(block(x, table), whole, rtol=1e-12, atol=1e-12)
+    assert len(calls) > 8, "the sequence really went through in parts"
+
+
+def test_a_cache_holds_no_more_than_its_tokens() -> None:
+    net = Attention(16, 2)
+    cache = KeyValueCache()
+    with torch.no_grad():
+        net(torch.randn(1, 5, 16), cache=cache)
+    assert cache.k is not None and cache.v is not None
+    assert cache.k.untyped_storage().nbytes() == cache.v.untyped_storage().nbytes() == 5 * 16 * 4
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    block = Block(16, 2, layer_scale=0.5).double()
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    gradients = []
+    for recompute in (False, True):
+        block.recompute = recompute
+        block.zero_grad()
+        block(x).square().sum().backward()
+        gradients.append([p.grad.clone() for p in block.parameters() if p.grad is not None])
+    assert len(gradients[0]) == len(list(block.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

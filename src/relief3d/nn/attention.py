@@ -45,6 +45,8 @@ class KeyValueCache:
         """Add (B, heads, T, d) and return everything kept."""
         if self.k is not None and self.v is not None:
             k, v = torch.cat([self.k, k], -2), torch.cat([self.v, v], -2)
+        # The first keys are views of a projection that also holds queries, which need not stay alive.
+        k, v = (x if x.untyped_storage().nbytes() == x.nbytes else x.contiguous().clone() for x in (k, v))
         self.k, self.v = self._within(k), self._within(v)
         return k, v
 

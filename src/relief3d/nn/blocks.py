@@ -90,7 +90,7 @@ class Block(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see :meth:`Attention.forward`."""
-        if self.recompute and torch.is_grad_enabled():
+        if self.recompute and cache is None and torch.is_grad_enabled():
             out: Tensor = checkpoint(self._forward, x, rope, attend, cache, use_reentrant=False)
             return out
         return self._forward(x, rope, attend, cache)

@@ -55,6 +55,15 @@ def test_intermediates_match(reference: dict[str, torch.Tensor], network: Pi3) -
 
 
 @torch.no_grad()
+def test_raw_rotations_match(reference: dict[str, torch.Tensor], network: Pi3) -> None:
+    raw: list[torch.Tensor] = []
+    hook = network.camera_head.fc_rot.register_forward_hook(lambda _m, _i, out: raw.append(out))
+    network(reference["inputs.images"], chunk=None)
+    hook.remove()
+    assert worst(raw[0], reference["intermediates.camera_rot9d"]) < 2e-5
+
+
+@torch.no_grad()
 def test_permuting_the_views_permutes_the_answer(reference: dict[str, torch.Tensor], network: Pi3) -> None:
     images, order = reference["inputs.images"], [2, 0, 1]
     one, two = network(images), network(images[:, order])

@@ -60,13 +60,13 @@ class MultiViewModel(Protocol):
     takes: frozenset[str]
 
     def predict(self, images: Tensor, known: Known | None = None) -> Prediction:
-        """Reconstruct (B, N, 3, H, W) pictures in [0, 1]."""
+        """Reconstruct (B, N, 3, H, W) pictures in [0, 1]. Results are inference tensors: clone them for training."""
         ...
 
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """How to run a network; none of these changes the result beyond rounding, but ``attend``.
+    """How to run a network; none of these changes the result beyond rounding of the chosen precision, but ``attend``.
 
     Attributes:
         precision: of the transformer; ``auto`` is bfloat16 on accelerators that have it, else float32. Heads always

@@ -146,11 +146,12 @@ def position_embedding(
 ) -> Tensor:
     """(1, channels, rows, cols) sine-cosine table of pixel indices, base 10000, x in the first half."""
     quarter = channels // 4
-    omega = 1.0 / 10000 ** (torch.arange(quarter, device=device, dtype=torch.float64) / quarter)
+    # In double precision on the CPU, because not every device has it.
+    omega = 1.0 / 10000 ** (torch.arange(quarter, dtype=torch.float64) / quarter)
 
     def embed(count: int) -> Tensor:
-        angle = torch.arange(count, device=device, dtype=torch.float64)[:, None] * omega
-        return torch.cat([angle.sin(), angle.cos()], 1).float()
+        angle = torch.arange(count, dtype=torch.float64)[:, None] * omega
+        return torch.cat([angle.sin(), angle.cos()], 1).float().to(device)
 
     x = embed(cols).T[:, None].expand(-1, rows, cols)
     y = embed(rows).T[:, :, None].expand(-1, rows, cols)

@@ -133,7 +133,7 @@ class Vggt(nn.Module):
             attend: inner product of the attention across views.
 
         Raises:
-            ValueError: a head that this network lacks was asked for.
+            ValueError: a head that this network lacks was asked for, or tracks without points.
         """
         wanted = self._wanted(heads, query_points)
         size = (int(images.shape[-2]), int(images.shape[-1]))
@@ -170,6 +170,8 @@ class Vggt(nn.Module):
         missing = set(heads) - set(self.config.heads)
         if missing:
             raise ValueError(f"this network has no head for {', '.join(sorted(missing))}")
+        if "tracks" in heads and query_points is None:
+            raise ValueError("tracks need points to track")
         return tuple(heads)
 
     def _cameras(self, tokens: Tensor) -> dict[str, Any]:
