@@ -9,7 +9,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[2]
 
 CODE = '''
-import importlib, importlib.abc, importlib.metadata, pkgutil, sys
+import importlib, importlib.metadata, pkgutil, sys
 
 ALLOWED = {"torch", "numpy", "safetensors", "tyro", "relief3d", "tests"}
 
@@ -37,13 +37,19 @@ blocked = {
 }
 assert {"PIL", "scipy", "skimage", "trimesh"} <= blocked, blocked
 
-class Refuse(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in blocked:
-            raise ModuleNotFoundError(f"No module named {name!r} (blocked)", name=name)
-        return None
+class Hiding:
+    """A finder that does not find what is blocked, as if it were not installed."""
 
-sys.meta_path.insert(0, Refuse())
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.split(".")[0] in blocked else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 
 import relief3d
 count = 0
