@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from relief3d.core.tensor_memory import join_parts
 from relief3d.geometry.projection import pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
+from relief3d.models.multiview.known_inputs import check_shapes, finite_matrices, known_depth
 from relief3d.models.multiview.pi3 import MAX_LOG_DEPTH, AlternatingDecoder, Pi3Config, PoseHead
 from relief3d.nn.attention import Attend, CrossAttention, attend_fully
 from relief3d.nn.blocks import Block, Mlp
 from relief3d.nn.conv_head import ConvHead
-from relief3d.nn.prope import projective_attention
 from relief3d.nn.dpt import head_chunk
+from relief3d.nn.prope import projective_attention
 from relief3d.nn.rope import RopeTable, grid_positions, rope_table
 from relief3d.nn.vit import PatchEmbed, VisionTransformer, VitConfig
 
@@ -56,9 +57,9 @@ class Conditions:
     """What is known about the views; flags say for which views.
 
     Attributes:
-        depth: (B, N, H, W) z-depth, 0 where unknown.
-        has_depth: (B, N) bool.
-        K: (B, N, 3, 3) pixels.
+        depth: (B, N, H, W) z-depth; what is not finite and positive is unknown.
+        has_depth: (B, N) bool; None for all, as below.
+        K: (B, N, 3, 3) pixels; matrices that are not finite are unknown, as below.
         has_rays: (B, N) bool.
         world_from_cam: (B, N, 4, 4), any common frame, in the unit of ``depth``.
         has_pose: (B, N) bool.
@@ -179,12 +180,14 @@ class Pi3X(AlternatingDecoder):
             attend: inner product of the attention across views.
 
         Raises:
+            InputError: conditions of other shapes than the pictures'.
             ValueError: conditions for a network without the parts that read them, or poses of a single view.
         """
         if given is not None and not self.settings.multimodal:
             raise ValueError("this network takes pictures only")
         grid, size = self.grid(images), (int(images.shape[-2]), int(images.shape[-1]))
         shape = (images.shape[0], images.shape[1])
+        given = None if given is None else usable_conditions(given, shape, size)
         patches = self.embed(images.flatten(0, 1), chunk)
         inject = None
         if given is not None:
@@ -216,8 +219,8 @@ class Pi3X(AlternatingDecoder):
         total = self.register_token.new_zeros(shape[0] * shape[1], rows * cols, self.config.vit.dim)
         if given.depth is not None:
             has = _flags(given.has_depth, shape, total.device).flatten()
-            valid = given.depth > 0
-            maps = torch.stack([given.depth / unit[:, None, None, None], valid.to(given.depth.dtype)], 2)
+            depth = known_depth(given.depth)
+            maps = torch.stack([depth / unit[:, None, None, None], (depth > 0).to(unit.dtype)], 2)
             index = torch.nonzero(has)[:, 0]
             step = max(1, len(index) if chunk is None else chunk)
             for i in range(0, len(index), step):
@@ -326,27 +329,59 @@ def _translation_only(scale: Tensor, poses: Tensor) -> Tensor:
     return factor
 
 
-def condition_unit(given: Conditions) -> Tensor:
-    """(B,) by which given lengths are divided: the mean of the known depths of a sequence; without depth the mean
-    distance of the known cameras to the first of them, unless they hardly move; else 1.
+def usable_conditions(given: Conditions, shape: tuple[int, int], size: tuple[int, int]) -> Conditions:
+    """Conditions with every flag spelt out, off where the values are not finite.
+
+    Args:
+        given: as handed in.
+        shape: (B, N) of the pictures.
+        size: (H, W) of the pictures.
+
+    Raises:
+        InputError: shapes that do not fit, or values that are not floating-point.
     """
-    if given.depth is not None:
-        shape = (given.depth.shape[0], given.depth.shape[1])
-        known = (given.depth > 0) & _flags(given.has_depth, shape, given.depth.device)[..., None, None]
-        count = known.flatten(1).sum(1)
-        total = (given.depth * known).flatten(1).sum(1)
-        unit = total / count.clamp_min(1)
-        return torch.where(count > 0, unit, torch.ones_like(unit))
-    if given.world_from_cam is not None and given.world_from_cam.shape[1] > 1:
-        poses = given.world_from_cam
-        has = _flags(given.has_pose, (poses.shape[0], poses.shape[1]), poses.device)
-        distance = (poses - _first_flagged(poses, has))[..., :3, 3].norm(dim=-1)
-        distance = torch.where(has, distance, torch.zeros_like(distance))
-        moving = distance.amax(1) >= STATIC_DISTANCE
-        mean = distance.sum(1) / (has.sum(1) - 1).clamp_min(1)
-        return torch.where(moving, mean, torch.ones_like(mean))
-    some = given.K if given.K is not None else given.world_from_cam
-    return torch.ones(1 if some is None else len(some), device=None if some is None else some.device)
+    check_shapes(
+        shape,
+        {"depth": (given.depth, size), "K": (given.K, (3, 3)), "world_from_cam": (given.world_from_cam, (4, 4))},
+        {"has_depth": given.has_depth, "has_rays": given.has_rays, "has_pose": given.has_pose},
+    )
+    depth, K, poses = given.depth, given.K, given.world_from_cam
+    return Conditions(
+        None if depth is None else known_depth(depth),
+        None if depth is None else _flags(given.has_depth, shape, depth.device),
+        K,
+        None if K is None else _flags(given.has_rays, shape, K.device) & finite_matrices(K),
+        poses,
+        None if poses is None else _flags(given.has_pose, shape, poses.device) & finite_matrices(poses),
+    )
+
+
+def condition_unit(given: Conditions) -> Tensor:
+    """(B,) by which given lengths are divided, for every sequence by itself: the mean of its known depths; without any
+    the mean distance of its known cameras to the first of them, unless they hardly move; else 1.
+    """
+    unit = _pose_unit(given)
+    if given.depth is None:
+        return unit
+    shape = (given.depth.shape[0], given.depth.shape[1])
+    depth = known_depth(given.depth) * _flags(given.has_depth, shape, given.depth.device)[..., None, None]
+    count = (depth > 0).flatten(1).sum(1)
+    mean = depth.flatten(1).sum(1) / count.clamp_min(1)
+    return torch.where(count > 0, mean, unit.to(mean))
+
+
+def _pose_unit(given: Conditions) -> Tensor:
+    """(B,) by which translations are divided where no depth is known."""
+    poses = given.world_from_cam
+    if poses is None or poses.shape[1] < 2:
+        some = next((v for v in (given.depth, given.K, poses) if v is not None), None)
+        return torch.ones(1) if some is None else some.new_ones(len(some))
+    has = _flags(given.has_pose, (poses.shape[0], poses.shape[1]), poses.device)
+    distance = (poses - _first_flagged(poses, has))[..., :3, 3].norm(dim=-1)
+    distance = torch.where(has, distance, torch.zeros_like(distance))
+    moving = distance.amax(1) >= STATIC_DISTANCE
+    mean = distance.sum(1) / (has.sum(1) - 1).clamp_min(1)
+    return torch.where(moving, mean, torch.ones_like(mean))
 
 
 def _inject(block: nn.Module, x: Tensor, cam_from_world: Tensor, grid: tuple[int, int]) -> Tensor:
