@@ -1,7 +1,8 @@
 """Time and memory of VGGT and pi3 at full size, with random weights: the plain way against the engine.
 
 python benchmarks/multiview.py [--json results/multiview/performance.json] [--views 1 2 4 8 16 32 64] [--timed-224 16]
-python benchmarks/multiview.py --render       (writes docs/performance.md from the results)
+python benchmarks/multiview.py --device auto   (on an accelerator: the same rows there in bfloat16, and the targets)
+python benchmarks/multiview.py --render        (writes docs/performance.md from the results)
 
 "plain" (benchmarks/multiview_plain.py) uses the same weights, keeps the output of every pair of blocks and runs the
 same heads (cameras, depth, points for VGGT); "engine" is what the library does. Both are timed in turn, in one process,
@@ -79,20 +80,27 @@ def counted(name: str, size: str, views: int, side: int) -> dict[str, int]:
     return out
 
 
-class Resident:
-    """Growth of resident memory above what was there at the start (Linux only)."""
+class Grown:
+    """Growth of memory above what was there at the start: resident memory (Linux), or an accelerator's allocations."""
 
-    def __enter__(self) -> Resident:
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def __enter__(self) -> Grown:
         gc.collect()
+        self.bytes: int | None = None
+        if self.device.type != "cpu":
+            _synchronise(self.device, reset=True)
+            self.before: int | None = torch.get_device_module(self.device).memory_allocated()
+            return self
         if sys.platform == "linux":
             ctypes.CDLL(None).malloc_trim(0)
             Path("/proc/self/clear_refs").write_text("5")
         self.before = _status("VmRSS")
-        self.bytes: int | None = None
         return self
 
     def __exit__(self, *_: object) -> None:
-        peak = _status("VmHWM")
+        peak = _status("VmHWM") if self.device.type == "cpu" else int(_synchronise(self.device))
         self.bytes = None if peak is None or self.before is None else peak - self.before
 
 
@@ -103,21 +111,25 @@ def _status(key: str) -> int | None:
     return next(int(line.split()[1]) * 1024 for line in path.read_text().splitlines() if line.startswith(key))
 
 
-def timed(network: nn.Module, views: int, side: int, repeats: int) -> dict[str, Any]:
-    """Seconds and memory of every arm, in turn."""
-    images = torch.rand(1, views, 3, side, side, generator=torch.Generator().manual_seed(views))
+def timed(network: nn.Module, views: int, side: int, repeats: int, device: torch.device) -> dict[str, Any]:
+    """Seconds and memory of every arm, in turn; on an accelerator in bfloat16, after one run that is not counted."""
+    images = torch.rand(1, views, 3, side, side, generator=torch.Generator().manual_seed(views)).to(device)
+    dtype = autocast_dtype("auto", device)
+    low = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
     runs = arms(network, images)
     runs = {arm: runs[arm] for arm in ("plain", "engine")}
     seconds: dict[str, list[float]] = {arm: [] for arm in runs}
     resident: dict[str, int | None] = {}
     depth = {}
-    with torch.inference_mode():
-        for _ in range(repeats):
+    with torch.inference_mode(), low:
+        for repeat in range(repeats + (device.type != "cpu")):
             for arm, run in runs.items():
-                with Resident() as memory:
+                with Grown(device) as memory:
                     began = time.perf_counter()
                     answer = run()
-                    seconds[arm].append(round(time.perf_counter() - began, 3))
+                    _synchronise(device)
+                    if repeat or device.type == "cpu":
+                        seconds[arm].append(round(time.perf_counter() - began, 4))
                 resident[arm] = memory.bytes
                 depth[arm] = _depth(answer).clone()
                 del answer
@@ -205,7 +217,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             print(json.dumps(found, indent=2))
             return result
         result["device_rows"] = {k: round(v, 3) for k, v in found.items()}
+        result["device_hardware"] = hardware()
         keep()
+        for name in args.models:
+            network = build(name, args.size).to(device)
+            for side in args.sides:
+                for views in args.views:
+                    measured = timed(network, views, side, args.repeats, device)
+                    kept = result.setdefault("device_timed", {})
+                    kept[f"{name} {side} {views}"] = {"model": name, "side": side, "views": views, **measured}
+                    keep()
+        return result
     for name in args.models:
         network: nn.Module | None = None
         for side in args.sides:
@@ -218,7 +240,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                         torch.manual_seed(0)
                         network = build(name, args.size)
                     repeats = args.repeats if views * (side / 224) ** 2 <= 6 else 1
-                    row.update(timed(network, views, side, repeats))
+                    row.update(timed(network, views, side, repeats, device))
                 keep()
                 print(name, side, views, {k: v for k, v in row.items() if k != "model"}, flush=True)
     return result
@@ -257,6 +279,12 @@ def render(result: dict[str, Any]) -> str:
     for name, unit, target in DEVICE_ROWS:
         measured = f"{found[name]:.2f} {unit}" if name in found else "not measured"
         lines.append(f"| {name} | <= {target:g} {unit} | {measured} |")
+    many = [r for r in result.get("device_timed", {}).values() if r["views"] >= 16]
+    ratios = [
+        statistics.median(r["seconds"]["plain"]) / statistics.median(r["seconds"]["engine"]) for r in many
+    ]
+    least = f"{min(ratios):.2f} times (worst row)" if ratios else "not measured"
+    lines.append(f"| engine against plain, 16 views and more | >= 1.3 times faster | {least} |")
     lines += [
         "",
         "Rows that say 'not measured' need a large accelerator; the same command fills them where there is one "
