@@ -44,6 +44,7 @@ CARD = DatasetCard(
     ),
     splits=("train", "val", "test"),
     open_points=(
+        "Objaverse's page was not at hand: files are found at any depth, so its folder names do not matter.",
         "Units of the files are not promised to be metres.",
         "Materials beyond the base colour are ignored.",
     ),

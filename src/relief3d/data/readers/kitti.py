@@ -58,7 +58,11 @@ CARD = DatasetCard(
         "lidar points move through R_rect to the camera; frames are synchronised, so no ego motion between them."
     ),
     splits=("train", "val"),
-    open_points=("Sweeps are taken as synchronised with pictures, as released ('sync').",),
+    open_points=(
+        "The depth benchmark's development kit was not at hand: 1/256 m and the folders follow public code.",
+        "Times are frame numbers over 10 per second, not the recorded time stamps.",
+        "Sweeps are taken as synchronised with pictures, as released ('sync').",
+    ),
 )
 
 

@@ -35,6 +35,7 @@ CARD = DatasetCard(
         "in the sky."
     ),
     open_points=(
+        "Its own page was not at hand: files and keys follow public converters and the archive's listing.",
         "That the stored world is left-handed follows from two independent public converters, not from the page.",
         "The unit is not stated (one converter takes tenths of a metre), so scenes are not marked metric.",
     ),

@@ -62,7 +62,10 @@ CARD = DatasetCard(
         "OpenCV; pixel centres at integers, so 0.5 is added to cx and cy; lidar points on the car itself are dropped."
     ),
     splits=("train", "val"),
-    open_points=("Radar has no known uncertainty here, so sparse depth carries no sigma.",),
+    open_points=(
+        "Its own page was not at hand: tables and binary rows follow the development kit as public code reads them.",
+        "Radar has no known uncertainty here, so sparse depth carries no sigma.",
+    ),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,10 @@ CARD = DatasetCard(
         "share of one half is the middle of the picture, so pixel centres need no shift."
     ),
     splits=("train", "test"),
-    open_points=("Frames without a picture are left out: videos disappear.",),
+    open_points=(
+        "Its own page was not at hand: the text format follows public loaders.",
+        "Frames without a picture are left out: videos disappear.",
+    ),
 )
 
 
@@ -58,7 +62,7 @@ class CameraFile:
     matrices: Tensor
     path: Path
 
-    def world_from_cam(self, frames: list[int] | tuple[int, ...]) -> Tensor:
+    def world_from_cam(self, frames: Sequence[int]) -> Tensor:
         """(n, 4, 4) poses of some frames.
 
         Raises:

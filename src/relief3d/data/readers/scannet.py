@@ -50,6 +50,7 @@ CARD = DatasetCard(
     ),
     splits=tuple(_SPLITS),
     open_points=(
+        "Its own page was not at hand: the layout follows SensReader's exports as public code reads them.",
         "The few millimetres between both sensors (colorToDepthExtrinsics) are ignored, as in the export.",
     ),
 )

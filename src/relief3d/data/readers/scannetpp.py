@@ -51,7 +51,10 @@ CARD = DatasetCard(
         "centres at +0.5 already; masks: bright may be used."
     ),
     splits=("nvs_sem_train", "nvs_sem_val", "nvs_test", "sem_test", "nvs_test_small"),
-    open_points=("The iPhone stream is not read: its depth.bin needs the official toolkit.",),
+    open_points=(
+        "Its own page was not at hand: the layout follows the toolkit's file list and public converters.",
+        "The iPhone stream is not read: its depth.bin needs the official toolkit.",
+    ),
 )
 
 

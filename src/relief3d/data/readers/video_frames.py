@@ -77,6 +77,22 @@ def frame_view(
     return View(
         name or f"frame_{frame:06d}",
         camera,
-        image=functools.partial(read_frame_at, times.path, times.pts[frame]),
+        image=functools.partial(load_frame, times.path, times.pts[frame], times.size),
         time=times.seconds(frame),
     )
+
+
+def load_frame(path: Path, pts: int, size: tuple[int, int]) -> Tensor:
+    """(3, H, W) float32 RGB of the frame with a time stamp.
+
+    Raises:
+        InputError: it cannot be decoded any more, or is turned or stretched to another size than (width, height).
+    """
+    image = read_frame_at(path, pts)
+    if (image.shape[2], image.shape[1]) != size:
+        raise InputError(
+            f"a frame has {image.shape[2]} x {image.shape[1]} pixels upright, stored are {size[0]} x {size[1]}",
+            path=path,
+            remedy="re-encode the video upright with square pixels",
+        )
+    return image
