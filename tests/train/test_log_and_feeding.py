@@ -57,7 +57,7 @@ def test_a_line_has_losses_speed_memory_and_time_left(tmp_path: Path) -> None:
     )
     pictures = sorted(p.name for p in (tmp_path / "panels").iterdir())
     assert pictures == ["00000003_grey.png", "00000006_grey.png"]
-    assert torch.allclose(read_image(tmp_path / "panels" / pictures[0]), torch.full((3, 4, 4), 100 / 255))
+    assert torch.allclose(read_image(tmp_path / "panels" / pictures[0]).rgb, torch.full((3, 4, 4), 100 / 255))
 
 
 def test_operations_are_those_of_the_formula(tmp_path: Path) -> None:

@@ -70,8 +70,12 @@ def test_accumulated_gradients_are_those_of_the_large_batch(
 
 @pytest.mark.parametrize(
     "change",
-    [{"checkpointing": True}, {"compile": True, "compile_backend": "eager"}],
-    ids=["recompute", "compile"],
+    [
+        {"checkpointing": True},
+        {"compile": True, "compile_backend": "eager"},
+        {"compile": True, "compile_backend": "eager", "checkpointing": True, "log": LogConfig(every=1)},
+    ],
+    ids=["recompute", "compile", "both, counting operations"],
 )
 def test_recomputed_and_compiled_blocks_train_the_same(tmp_path: Path, change: dict[str, object]) -> None:
     config = TrainConfig(steps=3, optimiser=OptimiserConfig(lr=1e-2), ema=EmaConfig(0.9), log=QUIET)

@@ -116,7 +116,7 @@ def fit(
                 run.one_step([next(batches) for _ in range(config.accumulate)])
                 run.after_step(last)
                 shown.advance(1, run.note)
-    if run.stopping:
+    if run.stopping and run.count.step < last:
         progress.message(f"interrupted: step {run.count.step} of {config.steps} is saved")
         raise KeyboardInterrupt
     return run.result()
@@ -154,7 +154,7 @@ class _Run:
         self.trained = Trained(engine, self.model, self.optimiser, self.average)
         self.count = Counters()
         self.shown: dict[str, Tensor] = {}
-        self.note, self.stopping, self.late = "", False, False
+        self.note, self.stopping, self.late, self.lr = "", False, False, 0.0
         self.saved_at, self.saved_time = -1, time.monotonic()
         self.log: RunLog | None = None
 
@@ -189,7 +189,7 @@ class _Run:
         count.samples += int(total)
         self.stopping, self.late = stop > 0, time_up > 0
         self.shown = {**sums, **{f"gradient_norm_{k}": v for k, v in norms.items()}}
-        self.shown["lr"] = torch.tensor(lr, device=engine.device)
+        self.lr = lr
 
     def _gradients(self, batches: Sequence[Any], samples: int) -> tuple[dict[str, Tensor], list[PieceLosses]]:
         """As :meth:`_once`, with smaller pieces when the memory runs out."""
@@ -288,7 +288,7 @@ class _Run:
         """Log, evaluate, draw, save, each when its time has come."""
         log, step, end = self.config.log, self.count.step, self.count.step >= self.config.steps
         if step % log.every == 0 or end:
-            numbers = self.engine.mean(self.shown)
+            numbers = {**self.engine.mean(self.shown), "lr": self.lr}
             if self.log is not None:
                 self.note = self.log.training(step, numbers, self.count.samples, self.count.flops_per_sample)
         if end or (log.evaluate and step % log.evaluate == 0):
