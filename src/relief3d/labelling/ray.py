@@ -39,7 +39,10 @@ class RayWorker:
         item = _item(row["item"])
         kills = self._bench.store.starts(self._bench.job.run.token, item.id)
         try:
-            return {**asdict(self._bench.execute(item)), "kills": kills, "broken": ""}
+            outcome = self._bench.execute(item)
+            while outcome.state == "again":  # a second round of tasks would have to start actors anew
+                outcome = self._bench.execute(item)
+            return {**asdict(outcome), "kills": kills, "broken": ""}
         except ReliefError as exc:
             # An exception of ours would be wrapped and tried again; as a row it reaches the driver at once.
             return {**asdict(Outcome(item.id, "again")), "kills": kills, "broken": str(exc)}
