@@ -73,6 +73,7 @@ class LongResult:
         graph: what the pose graph said, None without loops.
         store: of the chunks' files.
         starts: first frame of every chunk.
+        metric: every chunk is in metres.
         notes: what a user should know, such as joints that fit badly.
     """
 
@@ -87,6 +88,7 @@ class LongResult:
     graph: PoseGraphResult | None
     store: PassStore
     starts: tuple[int, ...]
+    metric: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -159,7 +161,14 @@ class _Run:
 
     def join(self, a: _Shared, b: _Shared) -> OverlapFit:
         """Similarity between the same points of two passes."""
-        return fit_overlap(a.points, a.confidence, b.points, b.confidence, with_scale=self.options.with_scale)
+        return fit_overlap(
+            a.points,
+            a.confidence,
+            b.points,
+            b.confidence,
+            with_scale=self.options.with_scale,
+            frames=a.frames,
+        )
 
 
 def run_long(
@@ -215,7 +224,7 @@ def run_long(
             accepted = [f[0] for f in believed]
             fits += [f[2] for f in believed]
     rejected = tuple(pair for pair in loops if tuple(pair) not in accepted)
-    poses, K, scale = _assemble(run, similarity)
+    poses, K, scale, metric = _assemble(run, similarity)
     return LongResult(
         poses,
         K,
@@ -228,6 +237,7 @@ def run_long(
         graph,
         store,
         tuple(c.start for c in chunks),
+        metric,
         _weak_joints(chunks, joints, options),
     )
 
@@ -280,7 +290,7 @@ def _predicted(numbers: Sequence[int], load: Frames, predict: Predict) -> dict[s
     if out.depth is None or out.K is None or out.world_from_cam is None:
         raise InputError("a network for long sequences must give depth, intrinsics and poses")
     confidence = torch.ones_like(out.depth) if out.depth_confidence is None else out.depth_confidence
-    return pack(numbers, out.depth[0], confidence[0], out.K[0], out.world_from_cam[0])
+    return pack(numbers, out.depth[0], confidence[0], out.K[0], out.world_from_cam[0], metric=out.metric)
 
 
 def _close_loops(
@@ -331,11 +341,11 @@ def _close(run: _Run, pair: tuple[int, int]) -> tuple[tuple[int, int], OverlapFi
     return (homes[0], homes[1]), replace(worst, a_from_b=a_from_b, inliers=least, size=size)
 
 
-def _assemble(run: _Run, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Poses, intrinsics and depth factors of all frames."""
+def _assemble(run: _Run, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor, bool]:
+    """Poses, intrinsics and depth factors of all frames, and whether all chunks are metric."""
     frames = len(run.home)
     poses, K = _identity(frames), torch.zeros(frames, 3, 3, dtype=torch.float64)
-    scale = torch.ones(frames, dtype=torch.float64)
+    scale, metric = torch.ones(frames, dtype=torch.float64), True
     for index, own in _cameras(run):
         s, R, t = split_similarity(similarity[index])
         mine = (run.home == index).nonzero()[:, 0]
@@ -343,10 +353,11 @@ def _assemble(run: _Run, similarity: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         poses[mine, :3, :3] = R @ own["world_from_cam"][rows, :3, :3]
         poses[mine, :3, 3] = s * own["world_from_cam"][rows, :3, 3] @ R.T + t
         K[mine], scale[mine] = own["K"][rows], s
-    return poses, K, scale
+        metric = metric and bool(own["metric"].all())
+    return poses, K, scale, metric
 
 
 def _cameras(run: _Run) -> Iterator[tuple[int, dict[str, Tensor]]]:
     """Cameras of every chunk; the maps are left on disk."""
     for index in range(len(run.chunks)):
-        yield index, run.store.read(chunk_name(index), ("K", "world_from_cam"))
+        yield index, run.store.read(chunk_name(index), ("K", "world_from_cam", "metric"))

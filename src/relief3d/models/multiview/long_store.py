@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relief3d.io.atomic import remove_leftovers, write_bytes, write_text
 
-_FIELDS = frozenset({"frames", "depth", "confidence", "K", "world_from_cam"})
+_FIELDS = frozenset({"frames", "depth", "confidence", "K", "world_from_cam", "metric"})
 
 
 class PassStore:
@@ -93,13 +93,24 @@ def loop_name(pair: tuple[int, int]) -> str:
 
 
 def pack(
-    numbers: Sequence[int], depth: Tensor, confidence: Tensor, K: Tensor, world_from_cam: Tensor
+    numbers: Sequence[int],
+    depth: Tensor,
+    confidence: Tensor,
+    K: Tensor,
+    world_from_cam: Tensor,
+    *,
+    metric: bool = False,
 ) -> dict[str, Tensor]:
-    """One pass as it is stored: (n, H, W) float32 maps, (n, 3, 3) and (n, 4, 4) float64 cameras."""
+    """One pass as it is stored: (n, H, W) float32 maps, (n, 3, 3) and (n, 4, 4) float64 cameras, (n,) bool metric.
+
+    Whether lengths are metres belongs to the pass, so that it is as fresh as the pass itself.
+    """
+    # To the processor before double precision, which some accelerators do not have.
     return {
         "frames": torch.tensor(list(numbers)),
         "depth": depth.float().cpu().contiguous(),
         "confidence": confidence.float().cpu().contiguous(),
-        "K": K.double().cpu().contiguous(),
-        "world_from_cam": world_from_cam.double().cpu().contiguous(),
+        "K": K.cpu().double().contiguous(),
+        "world_from_cam": world_from_cam.cpu().double().contiguous(),
+        "metric": torch.full((len(numbers),), metric),
     }

@@ -241,10 +241,10 @@ class WindowStream:
         """World points (n, P, 3) in the frame of the pass, and their confidence (n, P)."""
         assert local.depth is not None and local.K is not None and local.world_from_cam is not None
         assert local.depth_confidence is not None and self._pixels is not None
-        depth, K = local.depth[0].double().cpu(), local.K[0].double().cpu()
-        poses = local.world_from_cam[0].double().cpu()
+        depth, K = local.depth[0].cpu().double(), local.K[0].cpu().double()
+        poses = local.world_from_cam[0].cpu().double()
         camera = depth_to_points(depth, K).flatten(1, 2)[:, self._pixels]
-        confidence = local.depth_confidence[0].double().cpu().flatten(1)[:, self._pixels]
+        confidence = local.depth_confidence[0].cpu().double().flatten(1)[:, self._pixels]
         return transform_points(poses, camera), confidence
 
     def _fit(
@@ -288,14 +288,14 @@ class WindowStream:
         assert local.depth is not None and local.K is not None and local.world_from_cam is not None
         assert local.depth_confidence is not None
         s, R, t = split_similarity(a_from_b)
-        poses = local.world_from_cam[0, skip:].double().cpu().clone()
+        poses = local.world_from_cam[0, skip:].cpu().double().clone()
         poses[:, :3, 3] = s * poses[:, :3, 3] @ R.T + t
         poses[:, :3, :3] = R @ poses[:, :3, :3]
         return StreamUpdate(
             numbers,
             poses,
-            local.K[0, skip:].double().cpu().clone(),
-            (local.depth[0, skip:].double().cpu() * s).float(),
+            local.K[0, skip:].cpu().double().clone(),
+            (local.depth[0, skip:].cpu().double() * s).float(),
             local.depth_confidence[0, skip:].float().cpu().clone(),
             torch.full((len(numbers),), self._segment),
             () if fit is None else (fit,),
@@ -350,8 +350,8 @@ class CachedStream:
         self._count += 1
         return StreamUpdate(
             range(self._count - 1, self._count),
-            found.world_from_cam[0].double().cpu(),
-            found.K[0].double().cpu(),
+            found.world_from_cam[0].cpu().double(),
+            found.K[0].cpu().double(),
             found.depth[0].float().cpu(),
             found.depth_confidence[0].float().cpu(),
             torch.zeros(1, dtype=torch.int64),

@@ -15,7 +15,6 @@ from torch import Tensor
 from relief3d.core.contract import Prediction, View
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, stage
-from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.multiview.interface import Known, MultiViewModel
 from relief3d.models.multiview.long_sequence import LongOptions, run_long
 from relief3d.pipelines.multiview.pictures import Framing
@@ -90,7 +89,8 @@ class Asker:
         trust = torch.ones_like(depth)
         if out.depth_confidence is not None:
             trust = out.depth_confidence[0].float().cpu()
-        K, poses = out.K[0].double().cpu(), out.world_from_cam[0].double().cpu()
+        # First to the processor: some accelerators have no double precision.
+        K, poses = out.K[0].cpu().double(), out.world_from_cam[0].cpu().double()
         depth, trust, K = depth.clone(), trust.clone(), K.clone()
         for at, number in enumerate(numbers):
             name = self.views[number].name
@@ -177,29 +177,16 @@ def predict_chunks(
         InputError: neighbouring chunks share too little.
         RunError: see :meth:`Asker.ask`.
     """
-    unit = folder / "unit.json"
-
-    def predict(images: Tensor, numbers: Sequence[int]) -> Prediction:
-        out = asker.ask(images, numbers)
-        if not unit.is_file() or bool(read_json_object(unit)["metric"]) > out.metric:
-            # On disk, because a run that is continued may have no pass left to ask.
-            write_json(unit, {"metric": out.metric})
-        return out
-
     count = len(asker.views)
     chunks = folder / "chunks"
-    if source is None:
-        unit.unlink(missing_ok=True)
     long = run_long(
-        count, asker.load, predict, chunks, options=options, loops=loops, source=source, progress=progress
+        count, asker.load, asker.ask, chunks, options=options, loops=loops, source=source, progress=progress
     )
-    metric = bool(read_json_object(unit)["metric"])
     store = DepthStore(folder)
     for frame in range(count):
         depth, confidence = long.depth(frame)
         store.write(frame, depth, in_unit_range(confidence, asker.model.name))
     shutil.rmtree(chunks)
-    unit.unlink()
     worst = max((j.error for j in long.joints), default=0.0)
     facts = {
         "passes": len(long.chunks),
@@ -217,7 +204,7 @@ def predict_chunks(
         long.world_from_cam,
         long.K,
         torch.ones_like(long.scale),
-        metric,
+        long.metric,
         store,
         facts,
         notes,

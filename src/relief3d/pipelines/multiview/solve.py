@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relief3d import __version__
 from relief3d.core.contract import Scene
-from relief3d.core.device import resolve_device
+from relief3d.core.device import autocast_dtype, resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.optional import available
 from relief3d.core.progress import Progress, SilentProgress
@@ -219,13 +220,22 @@ def _predict(
 
 def _fingerprint(asker: Asker, config: MultiviewConfig, seed: int) -> str:
     """What the chunks of a run depend on, beyond the input that the output folder is tied to already."""
+    digest = hashlib.blake2b(digest_size=32)
     inner = getattr(asker.model, "network", None)
-    module = isinstance(inner, torch.nn.Module)
-    values = [float(p.detach().float().sum()) for p in inner.parameters()] if module else []
+    if isinstance(inner, torch.nn.Module):
+        # Buffers too, those that no checkpoint holds among them: they change what the network says.
+        for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
+            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    options = getattr(asker.model, "options", None)
+    dtype = None
+    if isinstance(options, InferenceOptions):
+        dtype = autocast_dtype(options.precision, asker.device)
     names = [view.name for view in asker.views]
     framing = (asker.framing.width, asker.framing.height, asker.framing.mode)
-    text = repr((asker.model.name, dataclasses.asdict(config), seed, names, framing, values))
-    return hashlib.sha256(text.encode()).hexdigest()
+    where = (asker.device.type, str(dtype), __version__, torch.__version__)
+    digest.update(repr((asker.model.name, dataclasses.asdict(config), seed, names, framing, where)).encode())
+    return digest.hexdigest()
 
 
 def _loops(
