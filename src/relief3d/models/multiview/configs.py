@@ -6,6 +6,7 @@ the papers published.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from relief3d.models.multiview.aggregator import AggregatorConfig
@@ -82,6 +83,9 @@ def pi3x_config(size: Size) -> Pi3XConfig:
     if size == "full":
         return Pi3XConfig()
     decoder = pi3_config(size)
+    if size == "nano":
+        # Known poses act on groups of channels, which heads of 12 channels cannot hold.
+        decoder = replace(decoder, heads=3)
     width = {"nano": 32, "micro": 32, "mini": 64, "small": 128}[size]
     return Pi3XConfig(
         decoder,

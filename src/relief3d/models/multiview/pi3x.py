@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.errors import InputError
 from relief3d.core.tensor_memory import join_parts
 from relief3d.geometry.projection import pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
@@ -131,7 +132,11 @@ class MetricDecoder(nn.Module):
 
 
 class Pi3X(AlternatingDecoder):
-    """The network; see the module's description."""
+    """The network; see the module's description.
+
+    Raises:
+        InputError: a multimodal network with heads of other than multiples of 8 channels.
+    """
 
     def __init__(self, config: Pi3XConfig | None = None) -> None:
         settings = config or Pi3XConfig()
@@ -139,6 +144,11 @@ class Pi3X(AlternatingDecoder):
         self.settings = settings
         c, dim = settings.decoder, settings.decoder.vit.dim
         if settings.multimodal:
+            if dim % (8 * c.heads):
+                raise InputError(
+                    f"{c.heads} heads of {dim / c.heads:g} channels cannot carry known poses, which act on multiples of 8",
+                    remedy="choose fewer heads or another width",
+                )
             v = c.vit
             self.depth_encoder = VisionTransformer(
                 VitConfig(v.dim, v.depth, v.heads, v.patch, v.registers, v.img_size, 2, False)
@@ -219,8 +229,8 @@ class Pi3X(AlternatingDecoder):
         total = self.register_token.new_zeros(shape[0] * shape[1], rows * cols, self.config.vit.dim)
         if given.depth is not None:
             has = _flags(given.has_depth, shape, total.device).flatten()
-            depth = known_depth(given.depth)
-            maps = torch.stack([depth / unit[:, None, None, None], (depth > 0).to(unit.dtype)], 2)
+            scaled = given.depth / unit[:, None, None, None]
+            maps = torch.stack([scaled, (given.depth > 0).to(scaled.dtype)], 2)
             index = torch.nonzero(has)[:, 0]
             step = max(1, len(index) if chunk is None else chunk)
             for i in range(0, len(index), step):
@@ -314,7 +324,7 @@ class Pi3X(AlternatingDecoder):
 
 
 def _flags(has: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
-    return torch.ones(shape, dtype=torch.bool, device=device) if has is None else has.bool()
+    return torch.ones(shape, dtype=torch.bool, device=device) if has is None else has.to(device, torch.bool)
 
 
 def _first_flagged(poses: Tensor, has: Tensor) -> Tensor:
@@ -342,7 +352,11 @@ def usable_conditions(given: Conditions, shape: tuple[int, int], size: tuple[int
     """
     check_shapes(
         shape,
-        {"depth": (given.depth, size), "K": (given.K, (3, 3)), "world_from_cam": (given.world_from_cam, (4, 4))},
+        {
+            "depth": (given.depth, size),
+            "K": (given.K, (3, 3)),
+            "world_from_cam": (given.world_from_cam, (4, 4)),
+        },
         {"has_depth": given.has_depth, "has_rays": given.has_rays, "has_pose": given.has_pose},
     )
     depth, K, poses = given.depth, given.K, given.world_from_cam
