@@ -100,6 +100,7 @@ class AccelerateEngine(SingleEngine):
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
 
     def prepare(self, model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
+        self._sets = None
         if self.plugin is not None:
             kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, Block)})
             self.plugin.transformer_cls_names_to_wrap = kinds

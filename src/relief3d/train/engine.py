@@ -121,6 +121,7 @@ class SingleEngine:
         self._sets: list[tuple[str, list[nn.Parameter]]] | None = None
 
     def prepare(self, model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
+        self._sets = None
         # Parameters move in place, so that the optimiser keeps them.
         return model.to(self.device), optimiser
 
