@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, RunError
 
 CONTAINERS = ("ema_model", "model", "state_dict")
 """Entries of training checkpoints that may hold the weights, best first: the averaged ones are what is evaluated."""
 PREFIXES = ("module.", "model.")
 SHOWN = 6
+_STORED_TYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+    "BOOL": torch.bool, "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
+"""Names of types in safetensors files."""
 
 
 def file_digest(path: Path) -> str:
@@ -27,6 +36,44 @@ def file_digest(path: Path) -> str:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def verify_file(path: Path, sha256: str, *, announce: Callable[[str], None] | None = None) -> bool:
+    """See that a file has a digest, once: a marker beside it (``NAME.verified``, with size and time of the last change)
+    spares the next call the reading, until the file changes. Where no marker can be written, every call reads.
+
+    Args:
+        path: of the file, or a link to it; the marker lies beside this path.
+        sha256: hexadecimal.
+        announce: told before a file is read for this.
+
+    Returns:
+        Whether the file had to be read.
+
+    Raises:
+        RunError: the file has another digest.
+    """
+    stat = path.stat()
+    fact = json.dumps({"sha256": sha256.lower(), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns})
+    marker = path.with_name(path.name + ".verified")
+    with contextlib.suppress(OSError):
+        if marker.read_text(encoding="utf-8") == fact:
+            return False
+    if announce is not None:
+        announce(f"checking {path.name} against its SHA-256")
+    found = file_digest(path)
+    if found != sha256.lower():
+        raise RunError(
+            f"the checksum does not match (SHA-256 {found[:12]}... instead of {sha256.lower()[:12]}...): "
+            "the file is damaged",
+            path=path,
+            remedy="delete it and download it again",
+        )
+    with contextlib.suppress(OSError):  # a shared cache may be read-only
+        fresh = marker.with_name(marker.name + ".part")
+        fresh.write_text(fact, encoding="utf-8")
+        fresh.replace(marker)
+    return True
 
 
 def read_state(path: str | Path, *, sha256: str | None = None) -> dict[str, Tensor]:
@@ -41,20 +88,52 @@ def read_state(path: str | Path, *, sha256: str | None = None) -> dict[str, Tens
         InputError: the file is missing, damaged, truncated, has another digest, or holds more than weights.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError("there is no such file of weights", path=path)
-    if sha256 is not None and file_digest(path) != sha256.lower():
+    if path.is_file() and sha256 is not None and file_digest(path) != sha256.lower():
         raise InputError(
             "the checksum does not match: the file is incomplete or another one",
             path=path,
             remedy="download it again",
         )
+    return _stored_state(path, lambda: load_file(str(path)), mmap=False)
+
+
+def read_header(path: str | Path) -> dict[str, Tensor]:
+    """Names, shapes and types as in :func:`read_state`, as tensors on the meta device: values are not read.
+
+    Raises:
+        InputError: as :func:`read_state`.
+    """
+    path = Path(path)
+
+    def header() -> dict[str, Tensor]:
+        found = {}
+        with safe_open(str(path), framework="pt") as stored:
+            for name in stored.keys():  # noqa: SIM118 (no mapping)
+                entry = stored.get_slice(name)
+                kind = entry.get_dtype()
+                if kind not in _STORED_TYPES:
+                    raise ValueError(f"unknown type {kind}")
+                found[name] = torch.empty(entry.get_shape(), dtype=_STORED_TYPES[kind], device="meta")
+        return found
+
+    state = _stored_state(path, header, mmap=True)
+    return {name: torch.empty_like(value, device="meta") for name, value in state.items()}
+
+
+def _stored_state(
+    path: Path, safetensors: Callable[[], dict[str, Tensor]], *, mmap: bool
+) -> dict[str, Tensor]:
+    """Open a file of either kind and unwrap what it holds; see :func:`read_state` for what is refused."""
+    if not path.is_file():
+        raise InputError("there is no such file of weights", path=path)
     stored: Any
     try:
         if path.suffix == ".safetensors":
-            stored = load_file(str(path))
+            stored = safetensors()
         else:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=False)
+            # Files older than the zip format cannot be mapped.
+            mapped = mmap and zipfile.is_zipfile(path)
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (SafetensorError, EOFError, OSError, ValueError, RuntimeError) as exc:
         raise InputError(
             "cannot be read as weights: damaged, truncated or of another kind",

@@ -13,6 +13,7 @@ from relief3d.core.device import Precision, autocast_dtype
 from relief3d.core.errors import InputError
 from relief3d.geometry.projection import depth_to_points, pixel_rays, points_to_world
 from relief3d.geometry.transforms import invert_rigid
+from relief3d.models.multiview.known_inputs import check_shapes, known_depth
 from relief3d.models.multiview.pi3 import Pi3
 from relief3d.models.multiview.pi3x import Conditions, Pi3X
 from relief3d.models.multiview.pose_encoding import decode_cameras
@@ -82,12 +83,18 @@ class InferenceOptions:
     compile: bool = False
 
 
-def check_images(images: Tensor, patch: int) -> None:
+def check_images(images: Tensor, patch: int, known: Known | None = None) -> None:
     """Refuse what no network can take.
 
     Raises:
-        InputError: not (B, N, 3, H, W), no views, or sides that are not multiples of the patch.
+        InputError: not (B, N, 3, H, W), no views, not floating-point, or sides that are not multiples of the patch; or
+            known geometry of other views or pixels.
     """
+    if not images.is_floating_point():
+        raise InputError(
+            f"pictures must be floating-point in [0, 1], not {images.dtype}",
+            remedy="divide 8-bit values by 255",
+        )
     if images.ndim != 5 or images.shape[2] != 3 or 0 in images.shape:
         raise InputError(f"pictures must be (B, N, 3, H, W) and not empty, got {tuple(images.shape)}")
     height, width = images.shape[-2:]
@@ -95,6 +102,16 @@ def check_images(images: Tensor, patch: int) -> None:
         raise InputError(
             f"pictures of {width} x {height} do not divide into patches of {patch} pixels",
             remedy="prepare them with relief3d.models.multiview.preprocess",
+        )
+    if known is not None:
+        check_shapes(
+            (images.shape[0], images.shape[1]),
+            {
+                "depth": (known.depth, (int(height), int(width))),
+                "K": (known.K, (3, 3)),
+                "world_from_cam": (known.world_from_cam, (4, 4)),
+            },
+            {"has_K": known.has_K, "has_pose": known.has_pose},
         )
 
 
@@ -142,7 +159,7 @@ class VggtModel(_Wrapped):
     @torch.inference_mode()
     def predict(self, images: Tensor, known: Known | None = None) -> Prediction:
         """See :class:`MultiViewModel`."""
-        check_images(images, self.patch)
+        check_images(images, self.patch, known)
         heads: tuple[Head, ...] = tuple(h for h in ("camera", "depth") if h in self.vggt.config.heads)
         if heads != ("camera", "depth"):
             raise InputError("this VGGT lacks the camera or the depth head")
@@ -178,7 +195,7 @@ class Pi3Model(_Wrapped):
     @torch.inference_mode()
     def predict(self, images: Tensor, known: Known | None = None) -> Prediction:
         """See :class:`MultiViewModel`; confidence is the sigmoid of the network's logit."""
-        check_images(images, self.patch)
+        check_images(images, self.patch, known)
         with self._autocast(images.device):
             out = self.pi3(images, chunk=self.options.chunk, attend=self.options.attend)
         confidence = out.confidence.sigmoid()
@@ -199,12 +216,12 @@ class Pi3XModel(_Wrapped):
     @torch.inference_mode()
     def predict(self, images: Tensor, known: Known | None = None) -> Prediction:
         """See :class:`MultiViewModel`."""
-        check_images(images, self.patch)
+        check_images(images, self.patch, known)
         given = None
         if known is not None and any(v is not None for v in (known.K, known.world_from_cam, known.depth)):
             given = Conditions(
                 depth=known.depth,
-                has_depth=None if known.depth is None else (known.depth > 0).flatten(2).any(2),
+                has_depth=None if known.depth is None else (known_depth(known.depth) > 0).flatten(2).any(2),
                 K=known.K,
                 has_rays=known.has_K,
                 # The pose of a single view says nothing, and the network refuses it.
@@ -236,7 +253,7 @@ class Reliev3rModel(_Wrapped):
         Raises:
             InputError: views without intrinsics and no head that predicts them.
         """
-        check_images(images, self.patch)
+        check_images(images, self.patch, known)
         K = None if known is None else known.K
         if known is not None and known.has_K is not None and not bool(known.has_K.all()):
             K = None  # depth does not depend on K, so those that are known can be put in afterwards

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from relief3d.core.contract import Prediction
 from relief3d.core.errors import InputError
-from relief3d.models.multiview.interface import Known
+
+if TYPE_CHECKING:
+    from relief3d.models.multiview.interface import Known
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,46 @@ class Given:
     metric: bool
 
 
+def check_shapes(
+    views: tuple[int, int],
+    values: Mapping[str, tuple[Tensor | None, tuple[int, ...]]],
+    flags: Mapping[str, Tensor | None],
+) -> None:
+    """Refuse known geometry of other sets, views or pixels than the pictures'.
+
+    Args:
+        views: (B, N) of the pictures.
+        values: by name, a tensor and the axes that it must have after (B, N); absent ones are None.
+        flags: by name, (B, N) flags.
+
+    Raises:
+        InputError: another shape, or values that are not floating-point.
+    """
+    expected = {**values, **{k: (v, ()) for k, v in flags.items()}}
+    for name, (value, axes) in expected.items():
+        if value is None:
+            continue
+        if tuple(value.shape) != (*views, *axes):
+            raise InputError(
+                f"given {name} of shape {tuple(value.shape)} does not fit {views[0]} sets of {views[1]} views",
+                remedy=f"give {(*views, *axes)}, with flags for what is unknown",
+            )
+        if name in values and not value.is_floating_point():
+            raise InputError(
+                f"given {name} must be floating-point, not {value.dtype}", remedy="convert it with .float()"
+            )
+
+
+def known_depth(depth: Tensor) -> Tensor:
+    """Depth with 0 wherever it is not a positive finite number."""
+    return torch.where(torch.isfinite(depth) & (depth > 0), depth, torch.zeros_like(depth))
+
+
+def finite_matrices(values: Tensor) -> Tensor:
+    """(B, N) bool: which of (B, N, k, k) have finite entries only."""
+    return torch.isfinite(values).flatten(2).all(2)
+
+
 def check_known(prediction: Prediction, known: Known) -> Given:
     """What is known, with flags; matrices that are not finite count as unknown.
 
@@ -43,7 +87,7 @@ def check_known(prediction: Prediction, known: Known) -> Given:
             positive, or a prediction with nothing in it.
     """
     shape = _shape(prediction)
-    count = shape[:2]
+    count = (shape[0], shape[1])
     eye3, eye4 = (torch.eye(n, dtype=torch.float64).expand(*count, n, n) for n in (3, 4))
     K, has_K = _matrices(known.K, known.has_K, eye3, "K")
     poses, has_pose = _matrices(known.world_from_cam, known.has_pose, eye4, "world_from_cam")
@@ -58,9 +102,8 @@ def check_known(prediction: Prediction, known: Known) -> Given:
         raise InputError("a given pose is not a rigid transform", remedy="give rotations with determinant +1")
     depth, has_depth = known.depth, torch.zeros(count, dtype=torch.bool)
     if depth is not None:
-        if len(shape) == 4 and tuple(depth.shape) != shape:
-            raise InputError(f"given depth {tuple(depth.shape)} must have the prediction's shape {shape}")
-        depth = torch.where(torch.isfinite(depth) & (depth > 0), depth, torch.zeros_like(depth)).detach()
+        check_shapes(count, {"depth": (depth, shape[2:] or tuple(depth.shape[2:]))}, {})
+        depth = known_depth(depth).detach()
         has_depth = (depth > 0).flatten(2).any(2).cpu()
     return Given(K, has_K, poses, has_pose, depth, has_depth, known.metric)
 
@@ -83,13 +126,10 @@ def _matrices(values: Tensor | None, has: Tensor | None, eye: Tensor, name: str)
     """Given matrices on the CPU in float64, the identity where unknown, and (B, N) flags."""
     if values is None:
         return eye, torch.zeros(eye.shape[:2], dtype=torch.bool)
-    if values.shape != eye.shape or (has is not None and has.shape != eye.shape[:2]):
-        raise InputError(
-            f"given {name} of shape {tuple(values.shape)} does not fit a prediction of {eye.shape[0]} sets "
-            f"of {eye.shape[1]} views"
-        )
+    views = (eye.shape[0], eye.shape[1])
+    check_shapes(views, {name: (values, tuple(eye.shape[2:]))}, {f"flags of {name}": has})
     values = values.detach().cpu().double()
-    flags = torch.isfinite(values).all(-1).all(-1)
+    flags = finite_matrices(values)
     if has is not None:
         flags = flags & has.cpu().bool()
     return torch.where(flags[..., None, None], values, eye), flags

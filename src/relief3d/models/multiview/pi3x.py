@@ -146,7 +146,7 @@ class Pi3X(AlternatingDecoder):
         if settings.multimodal:
             if dim % (8 * c.heads):
                 raise InputError(
-                    f"{c.heads} heads of {dim / c.heads:g} channels cannot carry known poses, which act on multiples of 8",
+                    f"{c.heads} heads of {dim / c.heads:g} channels cannot carry known poses (multiples of 8 do)",
                     remedy="choose fewer heads or another width",
                 )
             v = c.vit

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.contract import Depth, Prediction, View
+from relief3d.geometry.transforms import invert_rigid
 from relief3d.models.multiview.interface import Known, MultiViewModel
 from relief3d.models.multiview.known_geometry import align_to_known
 from relief3d.pipelines.multiview.pictures import Framing
@@ -55,7 +56,11 @@ def what_is_given(views: Sequence[View], needs_K: bool = False) -> Given:
 def network_inputs(
     model: MultiViewModel, views: Sequence[View], framing: Framing, given: Given, *, metric: bool
 ) -> Known | None:
-    """The part of what is known that the network takes itself, (1, N, ...); None when that is nothing."""
+    """The part of what is known that the network takes itself, (1, N, ...); None when that is nothing.
+
+    Poses are relative to the first known one, since coordinates far from the origin (UTM) would lose their fine part in
+    single precision.
+    """
     takes = model.takes
     K = "K" in takes and bool(given.has_K.any())
     pose = "world_from_cam" in takes and bool(given.has_pose.any())
@@ -67,9 +72,17 @@ def network_inputs(
         known,
         K=known.K if K else None,
         has_K=known.has_K if K else None,
-        world_from_cam=known.world_from_cam.float() if pose and known.world_from_cam is not None else None,
+        world_from_cam=_near_first(known.world_from_cam, given.has_pose).float()
+        if pose and known.world_from_cam is not None
+        else None,
         has_pose=known.has_pose if pose else None,
     )
+
+
+def _near_first(poses: Tensor, has: Tensor) -> Tensor:
+    """(1, N, 4, 4) float64 poses in the frame of the first known one; unknown ones stay as they are."""
+    first = poses[:, int(has.int().argmax())][:, None]
+    return torch.where(has[None, :, None, None], invert_rigid(first) @ poses, poses)
 
 
 def known_geometry(

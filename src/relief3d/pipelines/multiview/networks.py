@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.seeding import derive_seed
-from relief3d.models.checkpoints import read_state
 from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
 from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, autocast_dtype, wrap
 from relief3d.models.multiview.loading import (
-    ARCHITECTURES,
     PUBLISHED,
     fetch,
-    identify,
+    has_fov_head,
+    heads_in,
+    identify_file,
     load_multiview,
 )
 from relief3d.models.multiview.pi3 import Pi3
@@ -34,12 +34,6 @@ DEFAULT_WEIGHTS: Mapping[str, str] = {
     "pi3x": "yyfz233/Pi3X",
 }
 """Published weights of a bare architecture name."""
-_HEADS: tuple[tuple[Head, str], ...] = (
-    ("camera", "camera_head."),
-    ("depth", "depth_head."),
-    ("points", "point_head."),
-    ("tracks", "track_head."),
-)
 
 
 @dataclass(frozen=True)
@@ -118,7 +112,7 @@ def check_weights(config: MultiviewConfig, announce: Callable[[str], None]) -> S
             # Nothing has been started: without weights the request itself cannot be served.
             raise InputError(exc.message, remedy=exc.remedy) from exc
     if source.file is not None:
-        found = _identified(read_state(source.file), source.file)
+        found, _ = identify_file(source.file)
         if source.architecture not in (None, found):
             raise InputError(
                 f"these are weights of {found}, not of {source.architecture}",
@@ -158,12 +152,9 @@ def open_network(
             network = build_network(source.architecture, config.model_size).to(device).eval()
     else:
         assert source.file is not None
-        own = None
-        if source.published is None:
-            own = _for_file(config, source.file)
-        network = load_multiview(
-            source.published or source.file, network=own, device=device, announce=announce
-        )
+        # By file, since published weights have been fetched, announced and verified above.
+        own = None if source.published else _for_file(config, source.file)
+        network = load_multiview(source.file, network=own, device=device, announce=announce)
     return wrap(network, options), source
 
 
@@ -211,23 +202,11 @@ def parameters_of(model: MultiViewModel) -> int:
     return sum(p.numel() for p in inner.parameters()) if isinstance(inner, nn.Module) else 0
 
 
-def _identified(state: Mapping[str, Tensor], path: Path) -> str:
-    found = identify(state)
-    if found is None:
-        raise InputError(
-            "holds weights of none of the multi-view networks",
-            path=path,
-            remedy=f"known are {', '.join(ARCHITECTURES)}",
-        )
-    return found
-
-
 def _for_file(config: MultiviewConfig, path: Path) -> nn.Module | None:
     """The network that a file of weights fills; None leaves the published size to the loader."""
-    state = read_state(path)
-    found = _identified(state, path)
-    fov_head = any(k.startswith("fov_head.") for k in state)
-    if config.model_size == "full" and not fov_head:
+    if config.model_size == "full":
         return None
-    heads = tuple(h for h, prefix in _HEADS if any(k.startswith(prefix) for k in state))
-    return build_network(found, config.model_size, heads=heads or None, fov_head=fov_head)
+    found, header = identify_file(path)
+    return build_network(
+        found, config.model_size, heads=heads_in(header) or None, fov_head=has_fov_head(header)
+    )
