@@ -231,6 +231,37 @@ class TrainCommand:
 
 
 @dataclass(frozen=True)
+class ReproCommand:
+    """Options of ``relief3d repro``."""
+
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
+    """Which paper's miniatures (see --list)."""
+    budget: Budget = "mini"
+    """smoke: seconds, proves the plumbing. mini: the numbers. gpu: on a large GPU."""
+    out: OutPath = Path("repro_out")
+    """Gets runs/, results/ and docs/results/; the same command goes on where an earlier one stopped."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    list: bool = False
+    """Show what there is."""
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Run what is not done yet and say where the page is."""
+        from relief3d.pipelines.repro.registry import list_experiments
+
+        if self.list:
+            _print(list_experiments())
+            return EXIT_OK
+        from relief3d.pipelines.repro.run import reproduce
+
+        page = reproduce(self.name, self.budget, self.out, device=self.device, progress=_progress(self.quiet))
+        _print(f"page: {page}")
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
 class ModelsCommand:
     """Options of ``relief3d models``."""
 

@@ -18,6 +18,7 @@ from relief3d.cli.commands import (
     ModelsCommand,
     PlanCommand,
     ReconstructCommand,
+    ReproCommand,
     TrainCommand,
     ViewCommand,
 )
@@ -35,6 +36,7 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
         "Compute pseudo-labels (depth, tracks, masks, cameras) of many pictures, resumably.",
     ),
     "train": (TrainCommand, "Train a network by a named recipe, resumably."),
+    "repro": (ReproCommand, "Run the miniature tables of a paper, arm by arm, resumably."),
     "models": (ModelsCommand, "Published networks: what they are, under which licence, and how large."),
     "plan": (PlanCommand, "State memory and time of a reconstruction before it starts."),
     "doctor": (DoctorCommand, "Check the installation and say what is missing."),

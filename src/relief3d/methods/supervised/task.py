@@ -89,7 +89,7 @@ class SupervisedTask:
         return {family: held_out(config, family, self.config.stream.sizes[0]) for family in config.families}
 
     @cached_property
-    def _constants(self) -> Mapping[str, float]:
+    def constants(self) -> Mapping[str, float]:
         """Constant answers come from training scenes, are scored on held-out ones, and never change."""
         views, size = self.config.evaluation.views, self.config.stream.sizes[0]
         plain = StreamConfig(
@@ -113,7 +113,7 @@ class SupervisedTask:
         for family, scenes in self._held_out.items():
             found = evaluation.score(model, scenes, self.config.evaluation.chunk)
             out |= {f"{family}_{name}": value for name, value in found.items()}
-        return {**out, **self._constants}
+        return {**out, **self.constants}
 
     def panels(self, model: nn.Module, step: int) -> Mapping[str, Tensor]:
         """Two held-out scenes of every family."""
