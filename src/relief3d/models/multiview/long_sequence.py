@@ -52,7 +52,7 @@ class LongOptions:
     loop_frames: int = 10
     points: int = 2000
     worst_loop: float = 0.1
-    loop_tolerance: float = 50.0
+    loop_tolerance: float = 10.0
     with_scale: bool = True
     seed: int = 0
 
