@@ -13,6 +13,9 @@ from relief3d.labelling.run import LabelSettings, label_scenes
 pytest.importorskip("ray", reason="Ray is not installed (extra 'cluster')")
 pytest.importorskip("ray.data", reason="Ray Data is not installed (extra 'cluster')")
 
+# Starting a cluster takes most of the time: a minute alone, several on busy cores.
+pytestmark = pytest.mark.timeout(900)
+
 TOY = "labelling.toys:Toy"
 
 
