@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,11 +55,15 @@ def what_is_given(views: Sequence[View], needs_K: bool = False) -> Given:
 
 def network_inputs(
     model: MultiViewModel, views: Sequence[View], framing: Framing, given: Given, *, metric: bool
-) -> Known | None:
-    """The part of what is known that the network takes itself, (1, N, ...); None when that is nothing.
+) -> Callable[[Sequence[int]], Known] | None:
+    """The part of what is known that the network takes itself; None when that is nothing.
 
-    Poses are relative to the first known one, since coordinates far from the origin (UTM) would lose their fine part in
-    single precision.
+    Poses are relative to the first known one of a pass, since coordinates far from the origin (UTM) would lose their
+    fine part in single precision.
+
+    Returns:
+        From numbers of views to what is known about them, (1, n, ...). Depth is read at every call and not kept, so
+        that memory follows the views of one pass.
     """
     takes = model.takes
     K = "K" in takes and bool(given.has_K.any())
@@ -67,16 +71,28 @@ def network_inputs(
     depth = "depth" in takes and bool(given.has_depth.any())
     if not (K or pose or depth):
         return None
-    known = known_geometry(views, framing, given, metric=metric, with_depth=depth)
-    return replace(
-        known,
-        K=known.K if K else None,
-        has_K=known.has_K if K else None,
-        world_from_cam=_near_first(known.world_from_cam, given.has_pose).float()
-        if pose and known.world_from_cam is not None
-        else None,
-        has_pose=known.has_pose if pose else None,
-    )
+    metres = metric or (depth and _depth_is_metric(views, given))
+
+    def about(numbers: Sequence[int]) -> Known:
+        known = known_geometry(views, framing, given, metric=metres, with_depth=depth, numbers=numbers)
+        assert known.world_from_cam is not None and known.has_pose is not None
+        return replace(
+            known,
+            K=known.K if K else None,
+            has_K=known.has_K if K else None,
+            world_from_cam=_near_first(known.world_from_cam, known.has_pose[0]).float() if pose else None,
+            has_pose=known.has_pose if pose else None,
+        )
+
+    return about
+
+
+def _depth_is_metric(views: Sequence[View], given: Given) -> bool:
+    """Whether given depth says what a metre is, as in :func:`known_geometry`; one map is in memory at a time."""
+    if bool(given.has_pose.any()):
+        return False
+    maps = (view.load_depth() for view, has in zip(views, given.has_depth.tolist()) if has)
+    return any(found is not None and found.metric for found in maps)
 
 
 def _near_first(poses: Tensor, has: Tensor) -> Tensor:
@@ -93,28 +109,31 @@ def known_geometry(
     metric: bool,
     with_depth: bool = True,
     stride: int = 1,
+    numbers: Sequence[int] | None = None,
 ) -> Known:
-    """Everything known, in the network's pixels; depth thinned by ``stride``."""
-    count = len(views)
+    """Everything known about some views (None: all), in the network's pixels; depth thinned by ``stride``."""
+    asked = list(range(len(views))) if numbers is None else list(numbers)
+    count = len(asked)
     K = torch.eye(3, dtype=torch.float32).repeat(count, 1, 1)
     poses = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
     height, width = -(-framing.height // stride), -(-framing.width // stride)
     depth = torch.zeros(count, height, width) if with_depth and bool(given.has_depth.any()) else None
     unit = metric
-    for i, view in enumerate(views):
+    for row, i in enumerate(asked):
+        view = views[i]
         if given.has_K[i] and view.camera.K is not None:
-            K[i] = framing.intrinsics(i, view.camera.K).float()
+            K[row] = framing.intrinsics(i, view.camera.K).float()
         if given.has_pose[i] and view.camera.world_from_cam is not None:
-            poses[i] = view.camera.world_from_cam
+            poses[row] = view.camera.world_from_cam
         if depth is not None and given.has_depth[i] and (found := view.load_depth()) is not None:
-            depth[i] = framing.to_network(i, _at_picture_size(found, view))[::stride, ::stride]
+            depth[row] = framing.to_network(i, _at_picture_size(found, view))[::stride, ::stride]
             unit = unit or (found.metric and not bool(given.has_pose.any()))
     return Known(
         K=K[None],
         world_from_cam=poses[None],
         depth=None if depth is None else depth[None],
-        has_K=given.has_K[None],
-        has_pose=given.has_pose[None],
+        has_K=given.has_K[asked][None],
+        has_pose=given.has_pose[asked][None],
         metric=unit,
     )
 

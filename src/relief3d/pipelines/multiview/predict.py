@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Asker:
         model: the network.
         views: of the scene, without lens distortion.
         framing: of their pictures.
-        known: what the network takes itself, (1, N, ...) in its pixels; None: nothing.
+        known: numbers of views to what the network takes itself about them, (1, n, ...) in its pixels; None: nothing.
         device: where it runs.
         untrained: impossible lenses are replaced instead of refused.
     """
@@ -67,7 +67,7 @@ class Asker:
     model: MultiViewModel
     views: Sequence[View]
     framing: Framing
-    known: Known | None
+    known: Callable[[Sequence[int]], Known] | None
     device: torch.device
     untrained: bool = False
 
@@ -81,7 +81,7 @@ class Asker:
         Raises:
             RunError: values that are not numbers, no positive depth, or an impossible lens, naming the view.
         """
-        known = None if self.known is None else _part(self.known, numbers, self.device)
+        known = None if self.known is None else _moved(self.known(numbers), self.device)
         out = self.model.predict(images.to(self.device), known)
         if out.depth is None or out.K is None or out.world_from_cam is None:
             raise InputError(f"{self.model.name} does not give depth, intrinsics and poses, which this needs")
@@ -225,20 +225,19 @@ def in_unit_range(confidence: Tensor, name: str) -> Tensor:
     return confidence.clamp(0, 1)
 
 
-def _part(known: Known, numbers: Sequence[int], device: torch.device) -> Known:
-    """What is known about some of the views."""
-    at = torch.tensor(list(numbers))
+def _moved(known: Known, device: torch.device) -> Known:
+    """What is known, on the network's device."""
 
-    def pick(value: Tensor | None) -> Tensor | None:
-        return None if value is None else value[:, at].to(device)
+    def move(value: Tensor | None) -> Tensor | None:
+        return None if value is None else value.to(device)
 
     return replace(
         known,
-        K=pick(known.K),
-        world_from_cam=pick(known.world_from_cam),
-        depth=pick(known.depth),
-        has_K=pick(known.has_K),
-        has_pose=pick(known.has_pose),
+        K=move(known.K),
+        world_from_cam=move(known.world_from_cam),
+        depth=move(known.depth),
+        has_K=move(known.has_K),
+        has_pose=move(known.has_pose),
     )
 
 

@@ -226,7 +226,7 @@ def _fingerprint(asker: Asker, config: MultiviewConfig, seed: int) -> str:
         # Buffers too, those that no checkpoint holds among them: they change what the network says.
         for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
             digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     options = getattr(asker.model, "options", None)
     dtype = None
     if isinstance(options, InferenceOptions):
