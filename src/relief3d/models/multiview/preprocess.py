@@ -48,7 +48,7 @@ class PreparedImages:
 
 
 @dataclass(frozen=True)
-class _Placed:
+class _Place:
     """One picture after its own resize and crop, before padding to the common size."""
 
     pixels: Tensor
@@ -61,7 +61,8 @@ def prepare(
     """Bring pictures to a network's size.
 
     Args:
-        images: (3, h, w) float in [0, 1], or (4, h, w) with opacity, which is laid on white; sizes may differ.
+        images: (3, h, w) float in [0, 1], or (4, h, w) with opacity, which is laid on white; sizes may differ. Those
+            on the meta device are framed by their sizes alone.
         mode: ``vggt-crop`` (width 518, tall pictures lose top and bottom), ``vggt-pad`` (longer side 518, white
             borders to a square), ``square`` (black borders, then resized), ``pi3`` (all to the first picture's
             shape with at most 255,000 pixels), ``keep`` (longer side ``side``, aspect kept to within a patch).
@@ -80,13 +81,33 @@ def prepare(
             f"the side {side} is not a multiple of the patch, {patch}", remedy=f"use {side // patch * patch}"
         )
     rgb = [_on_white(i) for i in images]
-    if mode == "pi3":
-        size = pi3_size(rgb[0].shape[2], rgb[0].shape[1], patch)
-        placed = [_resized(i, size, "lanczos") for i in rgb]
-    else:
-        make = {"vggt-crop": _crop, "vggt-pad": _pad, "square": _square, "keep": _keep}[mode]
-        placed = [make(i, side, patch) for i in rgb]
-    return _common_frame(placed, rgb)
+    first = (int(rgb[0].shape[2]), int(rgb[0].shape[1]))
+    return _common_frame([_placed(i, mode, side, patch, first) for i in rgb], rgb)
+
+
+def prepare_one(
+    image: Tensor,
+    mode: Mode,
+    *,
+    first: tuple[int, int],
+    frame: tuple[int, int],
+    side: int = VGGT_SIDE,
+    patch: int = 14,
+) -> Tensor:
+    """One picture as :func:`prepare` gives it among others.
+
+    Args:
+        image: (3, h, w) or (4, h, w), see :func:`prepare`.
+        mode: see :func:`prepare`.
+        first: (width, height) of the first picture of all.
+        frame: (width, height) common to all.
+        side: see :func:`prepare`.
+        patch: see :func:`prepare`.
+
+    Returns:
+        (3, height, width) of ``frame``.
+    """
+    return _bordered(_placed(_on_white(image), mode, side, patch, first), frame, WHITE).pixels
 
 
 def pi3_size(width: int, height: int, patch: int = 14, limit: int = PI3_PIXELS) -> tuple[int, int]:
@@ -101,6 +122,14 @@ def pi3_size(width: int, height: int, patch: int = 14, limit: int = PI3_PIXELS) 
     return patch * max(1, columns), patch * max(1, rows)
 
 
+def _placed(image: Tensor, mode: Mode, side: int, patch: int, first: tuple[int, int]) -> _Place:
+    """The picture by itself; pi3 takes the shape of the first one."""
+    if mode == "pi3":
+        return _resized(image, pi3_size(*first, patch), "lanczos")
+    make = {"vggt-crop": _crop, "vggt-pad": _pad, "square": _square, "keep": _keep}[mode]
+    return make(image, side, patch)
+
+
 def _on_white(image: Tensor) -> Tensor:
     if image.shape[0] == 3:
         return image.float()
@@ -108,8 +137,12 @@ def _on_white(image: Tensor) -> Tensor:
     return image[:3].float() * opacity + WHITE * (1 - opacity)
 
 
-def _resized(image: Tensor, size: tuple[int, int], how: str) -> _Placed:
+def _resized(image: Tensor, size: tuple[int, int], how: str) -> _Place:
     """Resize with Pillow's antialiasing filters on 8-bit pixels, as the published code does, to (width, height)."""
+    if image.is_meta:
+        return _Place(
+            image.new_empty(3, size[1], size[0]), _scaling(size[0] / image.shape[2], size[1] / image.shape[1])
+        )
     from PIL import Image
 
     filters: dict[str, Any] = {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
@@ -117,7 +150,7 @@ def _resized(image: Tensor, size: tuple[int, int], how: str) -> _Placed:
     eight = (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     small = np.asarray(Image.fromarray(eight).resize(size, filters[how]))
     pixels = torch.from_numpy(small.copy()).permute(2, 0, 1).float() / 255
-    return _Placed(pixels, _scaling(size[0] / width, size[1] / height))
+    return _Place(pixels, _scaling(size[0] / width, size[1] / height))
 
 
 def _scaling(x: float, y: float) -> Tensor:
@@ -130,14 +163,14 @@ def _shifted(affine: Tensor, x: float, y: float) -> Tensor:
     return shift @ affine
 
 
-def _crop(image: Tensor, side: int, patch: int) -> _Placed:
+def _crop(image: Tensor, side: int, patch: int) -> _Place:
     height, width = image.shape[1:]
     rows = max(1, round(height * side / width / patch))
     placed = _resized(image, (side, rows * patch), "bicubic")
     if rows * patch <= side:
         return placed
     first = (rows * patch - side) // 2
-    return _Placed(placed.pixels[:, first : first + side], _shifted(placed.affine, 0, -first))
+    return _Place(placed.pixels[:, first : first + side], _shifted(placed.affine, 0, -first))
 
 
 def _longer_side(image: Tensor, side: int, patch: int) -> tuple[int, int]:
@@ -147,33 +180,33 @@ def _longer_side(image: Tensor, side: int, patch: int) -> tuple[int, int]:
     return max(1, round(width * side / height / patch)) * patch, side
 
 
-def _pad(image: Tensor, side: int, patch: int) -> _Placed:
+def _pad(image: Tensor, side: int, patch: int) -> _Place:
     placed = _resized(image, _longer_side(image, side, patch), "bicubic")
     return _bordered(placed, (side, side), WHITE)
 
 
-def _keep(image: Tensor, side: int, patch: int) -> _Placed:
+def _keep(image: Tensor, side: int, patch: int) -> _Place:
     return _resized(image, _longer_side(image, side, patch), "bicubic")
 
 
-def _square(image: Tensor, side: int, patch: int) -> _Placed:
+def _square(image: Tensor, side: int, patch: int) -> _Place:
     height, width = image.shape[1:]
     longest = max(height, width)
-    whole = _bordered(_Placed(image, _scaling(1, 1)), (longest, longest), 0.0)
+    whole = _bordered(_Place(image, _scaling(1, 1)), (longest, longest), 0.0)
     placed = _resized(whole.pixels, (side, side), "bicubic")
-    return _Placed(placed.pixels, placed.affine @ whole.affine)
+    return _Place(placed.pixels, placed.affine @ whole.affine)
 
 
-def _bordered(placed: _Placed, size: tuple[int, int], value: float) -> _Placed:
+def _bordered(placed: _Place, size: tuple[int, int], value: float) -> _Place:
     """The picture in the middle of a larger frame (width, height)."""
     height, width = placed.pixels.shape[1:]
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    frame = torch.full((3, size[1], size[0]), value)
+    frame = torch.full((3, size[1], size[0]), value, device=placed.pixels.device)
     frame[:, top : top + height, left : left + width] = placed.pixels
-    return _Placed(frame, _shifted(placed.affine, left, top))
+    return _Place(frame, _shifted(placed.affine, left, top))
 
 
-def _common_frame(placed: list[_Placed], originals: list[Tensor]) -> PreparedImages:
+def _common_frame(placed: list[_Place], originals: list[Tensor]) -> PreparedImages:
     """Pictures of different shapes get white borders, so that they fit one batch."""
     height, width = (max(p.pixels.shape[d] for p in placed) for d in (1, 2))
     notes = []

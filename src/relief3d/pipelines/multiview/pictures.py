@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relief3d.core.contract import View
 from relief3d.core.errors import InputError
-from relief3d.models.multiview.preprocess import VGGT_SIDE, Mode, prepare
+from relief3d.models.multiview.preprocess import VGGT_SIDE, Mode, prepare, prepare_one
 from relief3d.pipelines.multiview.config import MultiviewConfig
 
 
@@ -47,8 +47,8 @@ class Framing:
             InputError: a picture cannot be read or has another size than its view says.
         """
         # One at a time: originals may be large, and only their small versions are kept.
-        models = _models(self.sizes) if len(set(self.sizes)) > 1 else []
         made = []
+        frame = (self.width, self.height)
         for index in indices:
             picture = views[index].load_image()
             if (picture.shape[2], picture.shape[1]) != self.sizes[index]:
@@ -56,7 +56,11 @@ class Framing:
                     f"view '{views[index].name}': picture {picture.shape[2]}x{picture.shape[1]} does not fit its "
                     f"camera {self.sizes[index][0]}x{self.sizes[index][1]}"
                 )
-            made.append(prepare([*models, picture], self.mode, side=self.side, patch=self.patch).images[-1])
+            made.append(
+                prepare_one(
+                    picture, self.mode, first=self.sizes[0], frame=frame, side=self.side, patch=self.patch
+                )
+            )
         return torch.stack(made)
 
     def intrinsics(self, index: int, K: Tensor) -> Tensor:
@@ -127,8 +131,8 @@ def _distinct(sizes: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def _models(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """One blank picture per distinct size, which costs no memory of its own."""
-    return [torch.zeros(1).expand(3, height, width) for width, height in _distinct(sizes)]
+    """One picture without pixels per distinct size."""
+    return [torch.empty(3, height, width, device="meta") for width, height in _distinct(sizes)]
 
 
 def _crop_note(sizes: Sequence[tuple[int, int]], affine: Tensor, width: int, height: int) -> list[str]:
