@@ -145,7 +145,7 @@ BANNED = {
     r"shell\s*=\s*True": "shell",
     r"(?<![\w.])eval\(": "eval",
     r"\.cuda\(\)": "hard-wired device",
-    r"sys\.path\b": "path surgery",
+    r"sys\.path\s*(\.|\[|\+?=)": "path surgery",
     r"os\.environ\[[^]]+\]\s*=": "environment writes",
     r"^\s*except\s*:\s*$": "bare except",
 }
