@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relief3d.core.errors import InputError
 from relief3d.models.multiview.configs import pi3_config, vggt_config
 from relief3d.models.multiview.pi3 import Pi3
-from relief3d.models.multiview.retrieval import thumbnail_descriptors, view_descriptors, whitened
+from relief3d.models.multiview.retrieval import SHRINKAGE, thumbnail_descriptors, view_descriptors, whitened
 from relief3d.models.multiview.vggt import Vggt
 
 PLACES = 12
@@ -72,6 +74,33 @@ def test_whitening_removes_what_all_frames_share(networks: dict[str, nn.Module])
     spread = flat.T @ flat / len(flat)
     assert torch.allclose(spread, torch.eye(6) / 6, atol=0.06), "no axis dominates"
     assert torch.isfinite(whitened(torch.ones(5, 4), 3)).all(), "frames that are all the same"
+
+
+def test_whitening_is_that_of_the_dense_decomposition_with_little_memory() -> None:
+    generator = torch.Generator().manual_seed(0)
+    frames, size, kept = 700, 900, 24
+    strength = 0.9 ** torch.arange(120.0)
+    factors = torch.randn(frames, 120, generator=generator) * strength
+    x = factors @ torch.randn(120, size, generator=generator) + 3
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and out.dtype == torch.float64:
+                largest[0] = max(largest[0], out.numel())
+            return out
+
+    with Watch():
+        found = whitened(x, kept)
+    assert largest[0] <= 0.4 * frames * size, "not all of the descriptors in double precision at once"
+    centred = x.double() - x.double().mean(0)
+    u, s, _ = torch.linalg.svd(centred, full_matrices=False)
+    dense = u[:, :kept] * s[:kept] / (s[:kept].square() + SHRINKAGE * s[0].square()).sqrt()
+    dense = nn.functional.normalize(dense, dim=-1).float()
+    assert found.shape == (frames, kept)
+    assert torch.allclose(found @ found.T, dense @ dense.T, atol=2e-3)
+    assert torch.equal(found, whitened(x, kept)), "the same every time"
 
 
 def test_cells_see_where_things_are(networks: dict[str, nn.Module]) -> None:

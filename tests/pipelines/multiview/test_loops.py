@@ -121,3 +121,48 @@ def test_the_search_is_thrifty_and_keeps_loops_apart() -> None:
     assert none == []
     with pytest.raises(InputError, match=r"\(N, D\)"):
         find_loops(load, descriptors[0], matcher=matcher)
+
+
+def unlike(numbers: Sequence[int]) -> torch.Tensor:
+    """Every frame is a place of its own, whatever its descriptor says."""
+    return torch.tensor(numbers).float()[:, None, None, None].expand(-1, 3, 32, 32)
+
+
+def test_the_search_is_linear_where_everything_looks_alike() -> None:
+    counts = {}
+    for frames in (200, 400, 800):
+        generator = torch.Generator().manual_seed(0)
+        descriptors = 1 + 0.3 * torch.randn(frames, 32, generator=generator)
+        matcher = Numbered()
+        loops, checks = find_loops(unlike, descriptors, options=LoopOptions(min_gap=30), matcher=matcher)
+        assert loops == [] and len({c.pair for c in checks}) == len(checks)
+        counts[frames] = len(checks), matcher.extracted
+    assert all(checks <= 0.2 * frames for frames, (checks, _) in counts.items()), counts
+    for what in (0, 1):
+        assert counts[800][what] <= 4.4 * counts[200][what], counts
+    assert all(extracted <= 1.8 * checks for checks, extracted in counts.values()), (
+        counts,
+        "frames are shared",
+    )
+
+
+def test_a_pair_of_places_is_given_up_after_failures() -> None:
+    """Frames 0 to 19 and 150 to 169 look alike and are not; 60 to 65 are seen again, but look less alike."""
+    generator = torch.Generator().manual_seed(0)
+    descriptors = torch.randn(240, 256, generator=generator)
+    descriptors[150:170] = descriptors[:20]
+    descriptors[210:216] = descriptors[60:66] + 0.3 * torch.randn(6, 256, generator=generator)
+    places = torch.arange(240)
+    places[210:216] = places[60:66]
+
+    def load(numbers: Sequence[int]) -> torch.Tensor:
+        out = unlike(places[list(numbers)].tolist()).clone()
+        out[:, 1] = torch.tensor([n >= 200 for n in numbers]).float()[:, None, None]
+        return out
+
+    for failures in (1, 2):
+        options = LoopOptions(min_gap=60, failures=failures)
+        loops, checks = find_loops(load, descriptors, options=options, matcher=Numbered())
+        wrong = [c.pair for c in checks if c.pair[0] < 20 and 150 <= c.pair[1] < 170]
+        assert len(wrong) == failures, wrong
+        assert len(loops) == 1 and loops[0][1] - loops[0][0] == 150

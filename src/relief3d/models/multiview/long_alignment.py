@@ -152,6 +152,35 @@ def _mean_per_frame(residual: Tensor, frame: Tensor, frames: int) -> Tensor:
     return (total[seen] / count[seen, None]).norm(dim=-1)
 
 
+class PairGrid:
+    """Pairs of frames that are found again by being near at both ends, however many there are.
+
+    Args:
+        apart: pairs are near when both ends differ by at most so many frames.
+    """
+
+    def __init__(self, apart: int) -> None:
+        self.apart = apart
+        self._cells: dict[tuple[int, int], list[tuple[int, int]]] = {}
+
+    def add(self, pair: tuple[int, int]) -> None:
+        """Remember a pair."""
+        self._cells.setdefault(self._cell(pair), []).append(pair)
+
+    def near(self, pair: tuple[int, int]) -> int:
+        """Number of remembered pairs near this one."""
+        a, b = self._cell(pair)
+        around = ((a + i, b + j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+        return sum(
+            abs(pair[0] - i) <= self.apart and abs(pair[1] - j) <= self.apart
+            for cell in around
+            for i, j in self._cells.get(cell, ())
+        )
+
+    def _cell(self, pair: tuple[int, int]) -> tuple[int, int]:
+        return pair[0] // (self.apart + 1), pair[1] // (self.apart + 1)
+
+
 def loop_candidates(
     features: Tensor, *, min_gap: int, threshold: float = 0.85, top: int = 5, apart: int = 25
 ) -> list[tuple[int, int]]:
@@ -171,7 +200,9 @@ def loop_candidates(
         best = score.topk(min(top, len(score)))
         found += [(float(s), int(i), j) for s, i in zip(best.values, best.indices) if float(s) >= threshold]
     chosen: list[tuple[int, int]] = []
+    grid = PairGrid(apart)
     for _, i, j in sorted(found, key=lambda f: (-f[0], f[1], f[2])):
-        if all(abs(i - a) > apart or abs(j - b) > apart for a, b in chosen):
+        if not grid.near((i, j)):
             chosen.append((i, j))
+            grid.add((i, j))
     return chosen

@@ -8,13 +8,14 @@ tokens have both signs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from relief3d.core.errors import InputError
+from relief3d.core.seeding import torch_generator
 from relief3d.models.multiview.aggregator import Aggregator
 from relief3d.models.multiview.pi3 import AlternatingDecoder
 from relief3d.models.multiview.vggt import Vggt
@@ -26,6 +27,12 @@ Pooling = Literal["mean", "gem"]
 GEM_POWER = 3.0
 SHRINKAGE = 0.02
 """Share of the largest variance that is added to all, so that directions of noise are not blown up."""
+
+
+OVERSAMPLING, ROUNDS = 32, 4
+"""Extra axes and multiplications of the randomised search for principal axes."""
+BLOCK = 256
+"""Rows that are in double precision at a time."""
 
 
 def encoder_of(network: nn.Module) -> tuple[Callable[[Tensor], Tensor], int]:
@@ -125,23 +132,41 @@ def thumbnail_descriptors(
     return nn.functional.normalize(pooled, dim=-1) if components is None else whitened(pooled, components)
 
 
-def whitened(descriptors: Tensor, components: int) -> Tensor:
+def whitened(descriptors: Tensor, components: int, *, seed: int = 0) -> Tensor:
     """Centre over the sequence, rotate to principal axes, divide by their deviations, normalise to length 1.
+
+    The axes are found by randomised subspace iteration (Halko, Martinsson and Tropp 2011, algorithm 4.4), exactly
+    where at most ``components + OVERSAMPLING`` frames or dimensions are there. Time is linear in N and in D; beyond
+    the descriptors themselves only (N + D) x (components + OVERSAMPLING) numbers are in memory.
 
     Args:
         descriptors: (N, D).
         components: most axes kept.
+        seed: of the search's first guess.
 
     Returns:
         (N, min(components, N, D)) float32; rows of zeros where a frame has nothing of its own.
     """
-    x = descriptors.double()
-    x = x - x.mean(0)
-    _, s, axes = torch.linalg.svd(x, full_matrices=False)
-    keep = min(components, len(s))
-    variance = s[:keep].square()
+    count, size = descriptors.shape
+    mean = descriptors.mean(0, dtype=torch.float64)
+
+    def blocks() -> Iterator[Tensor]:
+        return (part.double() - mean for part in descriptors.split(BLOCK))
+
+    width = min(components + OVERSAMPLING, count, size)
+    basis = torch.randn(size, width, generator=torch_generator(seed), dtype=torch.float64)
+    for _ in range(ROUNDS):
+        image = torch.zeros_like(basis)
+        for part in blocks():
+            image.addmm_(part.mT, part @ basis)
+        basis = torch.linalg.qr(image).Q
+    inside = torch.cat([part @ basis for part in blocks()])
+    variance, axes = torch.linalg.eigh(inside.mT @ inside)
+    # Ascending: the largest are the last.
+    keep = min(components, width)
+    variance, axes = variance[-keep:].flip(0).clamp_min(0), axes[:, -keep:].flip(1)
     floor = variance.max().clamp_min(1e-300) * SHRINKAGE
-    flat = (x @ axes[:keep].mT) / (variance + floor).sqrt()
+    flat = (inside @ axes) / (variance + floor).sqrt()
     return nn.functional.normalize(flat, dim=-1).float()
 
 

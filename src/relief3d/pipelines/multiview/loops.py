@@ -12,13 +12,18 @@ from torch import Tensor
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress, stage
 from relief3d.matching.base import Features, Matcher
-from relief3d.models.multiview.long_alignment import loop_candidates
+from relief3d.models.multiview.long_alignment import PairGrid, loop_candidates
 from relief3d.sfm import colmap
 from relief3d.sfm.config import FeatureRecipe
 from relief3d.sfm.database import extract_sift
 
 Frames = Callable[[Sequence[int]], Tensor]
 """Frame numbers -> pictures (n, 3, H, W) in [0, 1]."""
+
+ROUND = 32
+"""Verifications between two looks at what they say about the remaining candidates."""
+KEPT = 128
+"""Frames whose keypoints are kept in memory, about 0.3 MB each."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,11 @@ class LoopOptions:
         threshold: smallest cosine of two descriptors.
         top: candidates considered per frame.
         apart: a loop is not looked for where one was found within so many frames at both ends.
-        failures: verifications that may fail within ``apart`` of each other before the neighbourhood is left alone.
-        per_hundred: most verified loops per hundred frames; keeps the cost linear.
+        failures: verifications that may fail within ``apart`` of a pair before it is left alone; the second one is
+            for a blurred frame.
+        per_hundred: most verified loops per hundred frames.
+        checks_per_hundred: most verifications per hundred frames, failed ones included; keeps the cost linear where
+            everything looks alike.
         min_inliers: matches that agree with one epipolar geometry, at least.
         min_share: of the matches, at least.
         min_coverage: share of the cells (4 x 4 per picture) with keypoints in which some agree, at least, in both
@@ -46,8 +54,9 @@ class LoopOptions:
     threshold: float = 0.4
     top: int = 5
     apart: int = 20
-    failures: int = 6
+    failures: int = 2
     per_hundred: float = 5.0
+    checks_per_hundred: float = 20.0
     min_inliers: int = 20
     min_share: float = 0.4
     min_coverage: float = 0.4
@@ -126,8 +135,10 @@ def find_loops(
 ) -> tuple[list[tuple[int, int]], list[LoopCheck]]:
     """Pairs of frames that show the same place.
 
-    Candidates are tried from the most alike on. Where one is verified its neighbourhood is done; where several fail
-    it is given up, so the number of verifications grows with the number of places, not of pairs.
+    Candidates are tried from the most alike on, :data:`ROUND` at a time. Where one is verified its neighbourhood is
+    done; where some fail it is given up; and there is a limit per hundred frames, so that verifications and keypoints
+    grow with the frames even if everything looks alike. Only the comparison of the descriptors, one product of two
+    matrices, grows with their square.
 
     Args:
         load: gives pictures of some frames; best in a size with enough keypoints.
@@ -151,30 +162,60 @@ def find_loops(
         descriptors, min_gap=options.min_gap, threshold=options.threshold, top=options.top, apart=2
     )
 
-    @lru_cache(maxsize=32)
+    @lru_cache(maxsize=KEPT)
     def features(frame: int) -> tuple[Features, tuple[int, int]]:
         image = load([frame])[0]
         return used.extract(image), (int(image.shape[-1]), int(image.shape[-2]))
 
     most = max(1, round(options.per_hundred * len(descriptors) / 100))
-    found: list[tuple[int, int]] = []
-    checks: list[LoopCheck] = []
+    budget = max(1, round(options.checks_per_hundred * len(descriptors) / 100))
+    found, checks = _Seen(options), list[LoopCheck]()
     with stage(progress or SilentProgress(), "loops", None) as shown:
-        for pair in candidates:
-            if len(found) >= most:
-                break
-            failed = sum(_near(pair, c.pair, options.apart) for c in checks if not c.accepted)
-            if failed >= options.failures or any(_near(pair, other, options.apart) for other in found):
+        while candidates and len(found.loops) < most and len(checks) < budget:
+            batch, candidates = found.next_round(candidates, min(ROUND, budget - len(checks)))
+            # In the order of the frames, so that pairs that share one follow each other.
+            for pair in sorted(batch):
+                if len(found.loops) == most:
+                    break
+                checks.append(verify(pair, features(pair[0]), features(pair[1]), used, options))
+                found.note(checks[-1])
+                shown.advance(1)
+    return sorted(found.loops), checks
+
+
+class _Seen:
+    """Which pairs were verified, which failed, and what that says about others."""
+
+    def __init__(self, options: LoopOptions) -> None:
+        self.loops: list[tuple[int, int]] = []
+        self._options = options
+        self._verified, self._failed = PairGrid(options.apart), PairGrid(options.apart)
+
+    def note(self, check: LoopCheck) -> None:
+        if check.accepted:
+            self.loops.append(check.pair)
+            self._verified.add(check.pair)
+        else:
+            self._failed.add(check.pair)
+
+    def next_round(
+        self, waiting: Sequence[tuple[int, int]], size: int
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """The best pairs that are worth a check and do not decide about each other, and all that come after."""
+        batch: list[tuple[int, int]] = []
+        later: list[tuple[int, int]] = []
+        taken = PairGrid(self._options.apart)
+        for at, pair in enumerate(waiting):
+            if len(batch) == size:
+                return batch, [*later, *waiting[at:]]
+            if self._verified.near(pair) or self._failed.near(pair) >= self._options.failures:
                 continue
-            checks.append(verify(pair, features(pair[0]), features(pair[1]), used, options))
-            if checks[-1].accepted:
-                found.append(pair)
-            shown.advance(1)
-    return sorted(found), checks
-
-
-def _near(a: tuple[int, int], b: tuple[int, int], apart: int) -> bool:
-    return abs(a[0] - b[0]) <= apart and abs(a[1] - b[1]) <= apart
+            if taken.near(pair):
+                later.append(pair)
+                continue
+            batch.append(pair)
+            taken.add(pair)
+        return batch, later
 
 
 def verify(
