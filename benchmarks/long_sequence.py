@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -47,6 +48,8 @@ from relief3d.worlds.world import World
 OUT = Path("results/multiview/long_sequence.json")
 CEILING_GIB = 4.0
 TARGETS = {"drift_percent": 1.0, "time_ratio": 1.2, "peak_gib": CEILING_GIB}
+SHORT = 200
+"""Frames of the short runs that the long one is compared with."""
 SAME_PLACE = (0.7, 25.0)
 """Metres and degrees within which two frames count as the same place when recall is measured."""
 
@@ -241,6 +244,17 @@ class Video:
         return torch.stack(out)
 
 
+def compared(long: dict[str, Any], short: Sequence[dict[str, Any]], clock: str) -> dict[str, float]:
+    """Milliseconds per frame of the short runs, and how many times as many the long one takes."""
+    key = f"{clock}_ms_per_frame"
+    times = sorted(r[key] for r in short)
+    median = statistics.median(times)
+    return {
+        "short_fastest_ms": times[0], "short_median_ms": median, "short_slowest_ms": times[-1], "long_ms": long[key],
+        "ratio_to_median": long[key] / median, "ratio_to_fastest": long[key] / times[0],
+    }  # fmt: skip
+
+
 def network_part(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     network = Vggt(replace(vggt_config(args.size), heads=("camera", "depth"))).eval()
@@ -249,9 +263,10 @@ def network_part(args: argparse.Namespace) -> dict[str, Any]:
     options = LongOptions(chunk=40, overlap=10, points=500)
     video = Video(args.frames, size, 0)
     model.predict(video.load(range(options.chunk))[None])  # first call: caches, not counted
-    rows = []
+    rows: list[dict[str, Any]] = []
     # Short runs on both sides of the long one: others may use this machine, and not evenly.
-    for frames in (200, args.frames, 200):
+    around = [SHORT] * args.repeats
+    for frames in (*around, args.frames, *around):
         predict = Clocked(lambda images, numbers: model.predict(images))
         load = Clocked(video.load)
         wall, processor = time.perf_counter(), time.process_time()
@@ -271,17 +286,15 @@ def network_part(args: argparse.Namespace) -> dict[str, Any]:
             }
         )  # fmt: skip
         say(rows[-1])
-    short = [rows[0], rows[2]]
-    ratios = {
-        key: rows[1][f"{key}_ms_per_frame"] / (sum(r[f"{key}_ms_per_frame"] for r in short) / 2)
-        for key in ("wall", "processor")
-    }
+    long = rows[args.repeats]
+    short = rows[: args.repeats] + rows[args.repeats + 1 :]
     return {
         "network": "vggt", "size": args.size, "weights": "random", "seed": 0,
         "parameters_m": sum(p.numel() for p in network.parameters()) / 1e6,
         "picture": f"{size[1]}x{size[0]}", "chunk": options.chunk, "overlap": options.overlap,
-        "rows": rows, "time_ratio": ratios, "peak_gib": peak_rss() / GIB,
-        "joining_share": rows[1]["joining_processor_s"] / rows[1]["processor_s"],
+        "rows": rows, "time": {key: compared(long, short, key) for key in ("wall", "processor")},
+        "peak_gib": peak_rss() / GIB,
+        "joining_share": long["joining_processor_s"] / long["processor_s"],
     }  # fmt: skip
 
 
@@ -364,19 +377,32 @@ def say(row: dict[str, Any]) -> None:
 
 
 def merge(files: Sequence[Path], out: Path) -> None:
-    """Seeds that ran in processes of their own, in one file."""
+    """Runs in other files, in one: a part of theirs replaces ours, seeds of ours that it lacks stay."""
     data: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {"targets": TARGETS, "parts": {}}
     for path in files:
         for name, part in json.loads(path.read_text())["parts"].items():
-            have = data["parts"].setdefault(name, part)
-            if name != "network" and have is not part:
-                seeds = {r["seed"] for r in part["rows"]}
-                rows = [r for r in have["rows"] if r["seed"] not in seeds] + part["rows"]
-                have["rows"] = sorted(rows, key=lambda r: r["seed"])
-                have["seeds"] = [r["seed"] for r in have["rows"]]
-                have["seconds"] += part["seconds"]
+            have = data["parts"].get(name)
+            if name != "network":
+                rows = signed(part) + ([] if have is None else signed(have))
+                first: dict[int, dict[str, Any]] = {}
+                for row in rows:
+                    first.setdefault(row["seed"], row)
+                part["rows"] = [first[seed] for seed in sorted(first)]
+                part["seeds"] = sorted(first)
+                part["seconds"] = round(sum(r["run_s"] for r in part["rows"]), 1)
+            data["parts"][name] = part
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(data, indent=1) + "\n")
+
+
+def signed(part: dict[str, Any]) -> list[dict[str, Any]]:
+    """Rows that say where they come from: commit, load of the machine, and their share of the time."""
+    facts = {
+        "commit": part["commit"],
+        "load": part["hardware"].get("load", part["hardware"].get("load_before")),
+        "run_s": part["seconds"] / len(part["rows"]),
+    }
+    return [{**facts, **row} for row in part["rows"]]
 
 
 PARTS = {"network": network_part, "oracle": oracle_part, "rendered": rendered_part}
@@ -388,6 +414,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--size", default="mini")
+    parser.add_argument("--repeats", type=int, default=3, help="short runs before and after the long one")
     parser.add_argument("--height", type=int, default=56)
     parser.add_argument("--width", type=int, default=84)
     parser.add_argument("--out", type=Path, default=OUT)
@@ -404,7 +431,7 @@ def main() -> None:
         data["parts"][name] = {
             **PARTS[name](args),
             "command": f"python benchmarks/long_sequence.py --part {name} --frames {args.frames}"
-            + (f" --size {args.size}" if name == "network" else ""),
+            + (f" --size {args.size} --repeats {args.repeats}" if name == "network" else ""),
             "seeds": args.seeds if name != "network" else [0], "commit": commit(),
             "hardware": {**hardware(), "load": round(load, 1), "load_after": round(os.getloadavg()[0], 1)},
             "seconds": round(time.perf_counter() - began, 1),
