@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,10 +11,15 @@ import torch
 from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB, available_memory
 from relief3d.models.multiview.interface import InferenceOptions
+from relief3d.models.multiview.preprocess import Mode
 from relief3d.nn.attention import TOKENS_PER_PASS
 from relief3d.nn.dpt import head_chunk
 from relief3d.pipelines.multiview.config import MultiviewConfig
 
+PROGRAM_BYTES = 0.75 * GIB
+"""Of the program with its libraries, before any picture."""
+PICTURE_PIXEL_BYTES = 3 * 4 * 3
+"""An original as three channels of floats, read, kept and resized."""
 SAFE_SHARE = 0.85
 """Of the memory that is free; the rest is for pictures, points and others."""
 MOST_AT_ONCE = 200
@@ -64,10 +71,11 @@ class _Cost:
     size: tuple[int, int]
     dense: bool
     device: str
+    beside: float = 0.0
 
     def peak(self, views: int) -> float:
-        """Weights, activations, and the program itself."""
-        return self.parameters * 4 + self.activations(views) + 0.3 * GIB
+        """Weights, activations, the program itself, and what is held besides."""
+        return max(PROGRAM_BYTES, self.parameters * 4 + self.activations(views) + 0.3 * GIB) + self.beside
 
     def activations(self, views: int) -> float:
         """The larger of what a block needs and what heads need, beside the layers that are kept; and the results."""
@@ -99,6 +107,7 @@ def plan_capacity(
     max_memory: float | None = None,
     device: str = "cpu",
     patch: int = 14,
+    beside: float = 0.0,
 ) -> Capacity:
     """How to run a network on so many views.
 
@@ -111,11 +120,12 @@ def plan_capacity(
         max_memory: ceiling in GiB; None: what is free.
         device: type of the device; the machine's own memory counts only on the CPU.
         patch: of the network.
+        beside: bytes that are held besides, such as originals (:func:`picture_bytes`); part of the ceiling.
 
     Raises:
         InputError: not even two views (or the one there is) fit; says what would.
     """
-    cost = _cost(size, parameters, patch, architecture, device)
+    cost = _cost(size, parameters, patch, architecture, device, beside)
     limit = _limit(max_memory, device)
     least = min(views, 2)
     if limit is not None and cost.peak(least) > limit:
@@ -154,21 +164,48 @@ def plan_capacity(
 
 
 def network_size(
-    config: MultiviewConfig, architecture: str | None, picture: tuple[int, int]
+    config: MultiviewConfig,
+    architecture: str | None,
+    pictures: Sequence[tuple[int, int]],
+    own: Mode | None = None,
 ) -> tuple[int, int]:
-    """(height, width) of the network's pictures for a plan, before the network is opened."""
+    """(height, width) of the network's pictures for a plan, before the network is opened.
+
+    Args:
+        config: ``preprocess`` and ``side``.
+        architecture: of the network.
+        pictures: (width, height) of all.
+        own: how the network prepares pictures; None: as its architecture does.
+    """
     from relief3d.pipelines.multiview.pictures import frame_pictures
 
-    own = {"pi3": "pi3", "pi3x": "pi3", "reliev3r": "keep"}.get(architecture or "", "vggt-crop")
-    framing = frame_pictures([picture], config, own)  # type: ignore[arg-type]
+    usual: Mapping[str, Mode] = {"vggt": "vggt-crop", "pi3": "pi3", "pi3x": "pi3", "reliev3r": "keep"}
+    framing = frame_pictures(pictures, config, own or usual.get(architecture or "", "vggt-crop"))
     return framing.height, framing.width
 
 
-def _cost(size: tuple[int, int], parameters: int, patch: int, architecture: str | None, device: str) -> _Cost:
+def picture_bytes(sizes: Sequence[tuple[int, int]]) -> float:
+    """What original pictures of these (width, height) take while they are made smaller, one at a time."""
+    return max(w * h for w, h in sizes) * PICTURE_PIXEL_BYTES
+
+
+def _cost(
+    size: tuple[int, int],
+    parameters: int,
+    patch: int,
+    architecture: str | None,
+    device: str,
+    beside: float = 0.0,
+) -> _Cost:
     tokens = (size[0] // patch) * (size[1] // patch) + 5
     # Parameters grow with the square of the width; 1024 channels belong to about a thousand million.
     width = max(48, min(1024, round(1024 * (parameters / 0.9e9) ** 0.5)))
-    return _Cost(parameters, width, tokens, size, architecture not in ("pi3", "reliev3r"), device)
+    return _Cost(parameters, width, tokens, size, architecture not in ("pi3", "reliev3r"), device, beside)
+
+
+def gib_up(size: float) -> str:
+    """Bytes as GiB, rounded up to a tenth."""
+    return f"{math.ceil(size / GIB * 10) / 10:.1f}"
 
 
 def _limit(max_memory: float | None, device: str) -> float | None:
@@ -180,13 +217,21 @@ def _limit(max_memory: float | None, device: str) -> float | None:
 
 def _smaller(cost: _Cost, size: tuple[int, int], limit: float, views: int, patch: int) -> str:
     """The plan that fits, in words."""
-    if cost.parameters * 4 + 0.3 * GIB > limit:
+    if PROGRAM_BYTES + cost.beside > limit:
+        return (
+            f"the program itself takes {PROGRAM_BYTES / GIB:.2f} GiB, and pictures of this size "
+            f"{cost.beside / GIB:.2f}: allow at least {gib_up(cost.peak(views))} GiB, or use smaller pictures"
+        )
+    if cost.parameters * 4 + 0.3 * GIB + cost.beside > limit:
         return f"the weights alone take {cost.parameters * 4 / GIB:.1f} GiB: use a smaller network or allow more memory"
     longest = max(size)
+    best = replace(cost, tokens=6, size=(patch, patch)).peak(views)
+    if best > limit:
+        return f"allow at least {gib_up(cost.peak(views))} GiB or use a smaller network"
     for side in range(longest - patch, patch, -patch):
         share = side / longest
         rows, cols = (max(1, round(s * share / patch)) for s in size)
         small = replace(cost, tokens=rows * cols + 5, size=(rows * patch, cols * patch))
         if small.peak(views) <= limit:
             return f"--side {side} --preprocess keep fits"
-    return "allow more memory or use a smaller network"
+    return f"allow at least {gib_up(cost.peak(views))} GiB or use a smaller network"

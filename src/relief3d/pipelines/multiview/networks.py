@@ -178,22 +178,22 @@ def build_network(
     return Reliev3rNet(reliev3r_config(size, fov_head=fov_head))  # type: ignore[arg-type]
 
 
-def parameter_count(config: MultiviewConfig) -> int:
-    """Number of values of the network, without building it or reading weights.
+def source_and_size(config: MultiviewConfig) -> tuple[Source, int]:
+    """What ``--model`` names, with its number of values; nothing is built, and of files only the header is read.
 
     Raises:
-        InputError: see :func:`find_source`.
+        InputError: see :func:`find_source`; or the file is damaged or of none of the networks.
     """
     source = find_source(config)
     if source.published is not None:
-        return round(PUBLISHED[source.published].parameters * 1e6)
-    if source.architecture is None:
-        assert source.file is not None
-        # Weights are stored as two or four bytes per value; two is the cautious reading.
-        return source.file.stat().st_size // 2
+        return source, round(PUBLISHED[source.published].parameters * 1e6)
+    if source.file is not None:
+        found, header = identify_file(source.file)
+        return replace(source, architecture=found), sum(v.numel() for v in header.values())
+    assert source.architecture is not None
     with torch.device("meta"):
         network = build_network(source.architecture, config.model_size)
-    return sum(p.numel() for p in network.parameters())
+    return source, sum(p.numel() for p in network.parameters())
 
 
 def parameters_of(model: MultiViewModel) -> int:

@@ -23,7 +23,7 @@ from relief3d.models.multiview.attention_choice import attention_by_name
 from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, wrap
 from relief3d.models.multiview.long_sequence import LongOptions
 from relief3d.models.multiview.retrieval import thumbnail_descriptors, view_descriptors
-from relief3d.pipelines.multiview.capacity import plan_capacity
+from relief3d.pipelines.multiview.capacity import picture_bytes, plan_capacity
 from relief3d.pipelines.multiview.config import UNTRAINED, MultiviewConfig
 from relief3d.pipelines.multiview.known import Given, in_known_frame, network_inputs, what_is_given
 from relief3d.pipelines.multiview.loops import LoopOptions, find_loops
@@ -199,6 +199,7 @@ def _predict(
         max_memory=max_memory,
         device=device,
         patch=asker.model.patch,
+        beside=picture_bytes(asker.framing.sizes),
     )
     folder = work / NETWORK_FOLDER
     folder.mkdir(parents=True, exist_ok=True)

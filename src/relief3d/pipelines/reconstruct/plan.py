@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from relief3d.core.contract import Scene
 from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB, available_memory
-from relief3d.pipelines.multiview.capacity import network_size, plan_capacity
-from relief3d.pipelines.multiview.networks import find_source, parameter_count
+from relief3d.models.multiview.interface import MultiViewModel
+from relief3d.pipelines.multiview.capacity import (
+    PICTURE_PIXEL_BYTES,
+    PROGRAM_BYTES,
+    gib_up,
+    network_size,
+    picture_bytes,
+    plan_capacity,
+)
+from relief3d.pipelines.multiview.config import PATCH
+from relief3d.pipelines.multiview.networks import parameters_of, source_and_size
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.inputs import read_input
 from relief3d.stereo import StereoConfig
@@ -24,11 +34,13 @@ MAPPING_SECONDS_PER_VIEW = 0.9
 FUSION_SECONDS_PER_MEGAPIXEL = 0.4
 SURFACE_SECONDS = 8.0
 REPORT_SECONDS_PER_VIEW = 0.25
-BASE_BYTES = 0.75 * GIB
+BASE_BYTES = PROGRAM_BYTES
+REPORT_BYTES = 0.3 * GIB
+DEPTH_WIDTHS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 MATCH_BYTES_PER_VIEW = 6e6
-VIEW_PIXEL_BYTES = 3 * 4 * 3
 NETWORK_MAP_SECONDS_PER_MEGAPIXEL = 0.6
-NETWORK_MAP_PIXEL_BYTES = 100
+NETWORK_MAP_PIXEL_BYTES = 64
+"""Besides the picture itself."""
 EXHAUSTIVE_LIMIT = 150
 SEQUENTIAL_OVERLAP = 12
 
@@ -72,26 +84,27 @@ def make_plan(source: str | Path, config: ReconstructConfig | None = None) -> Pl
     return plan_scene(read_input(source, config), config)
 
 
-def plan_scene(scene: Scene, config: ReconstructConfig, *, parameters: int | None = None) -> Plan:
-    """Predict the cost of reconstructing an opened scene; ``parameters`` of a network that no name stands for."""
+def plan_scene(scene: Scene, config: ReconstructConfig, *, network: MultiViewModel | None = None) -> Plan:
+    """Predict the cost of reconstructing an opened scene; ``network`` is one that no name stands for."""
     n = len(scene)
     speed = max(1, min(os.cpu_count() or 1, 8)) / 2
     pixels = [v.camera.width * v.camera.height for v in scene.views]
     by_network = config.multiview.active
-    stages = [_plan_network(scene, config, parameters) if by_network else _plan_cameras(scene, pixels, speed)]
+    stages = [_plan_network(scene, config, network) if by_network else _plan_cameras(scene, pixels, speed)]
     width, height = max((v.camera.width, v.camera.height) for v in scene.views)
     given = sum(v.depth is not None for v in scene.views) if config.depth_source != "stereo" else 0
     small = stereo_size(width, height, config.resolved_depth_width())
     if given < n and by_network and config.depth_source in ("auto", "model"):
-        seconds = (n - given) * (0.4 + max(pixels) / 1e6 * NETWORK_MAP_SECONDS_PER_MEGAPIXEL)
-        loaded = max(pixels) * NETWORK_MAP_PIXEL_BYTES
+        wide = stereo_size(width, height, config.depth_width) if config.depth_width else (width, height)
+        seconds = (n - given) * (0.4 + wide[0] * wide[1] / 1e6 * NETWORK_MAP_SECONDS_PER_MEGAPIXEL)
+        loaded = max(pixels) * PICTURE_PIXEL_BYTES + wide[0] * wide[1] * NETWORK_MAP_PIXEL_BYTES
         stages.append(
             StagePlan("depth", seconds, BASE_BYTES + loaded, "the network's, at the pictures' size")
         )
     elif given < n and config.depth_source != "given":
         settings = StereoConfig.profile(config.quality, max_width=config.resolved_depth_width())
         stereo = plan_stereo(settings, small, n - given)
-        loaded = max(pixels) * VIEW_PIXEL_BYTES
+        loaded = max(pixels) * PICTURE_PIXEL_BYTES
         stages.append(
             StagePlan(
                 "depth",
@@ -101,31 +114,66 @@ def plan_scene(scene: Scene, config: ReconstructConfig, *, parameters: int | Non
             )
         )
     else:
-        stages.append(StagePlan("depth", 0.2 * n, BASE_BYTES + max(pixels) * VIEW_PIXEL_BYTES, "given"))
+        stages.append(StagePlan("depth", 0.2 * n, BASE_BYTES + max(pixels) * PICTURE_PIXEL_BYTES, "given"))
     if config.mesh:
         megapixels = n * small[0] * small[1] / 1e6
         seconds = SURFACE_SECONDS + megapixels * FUSION_SECONDS_PER_MEGAPIXEL / speed
         stages.append(StagePlan("mesh", seconds, BASE_BYTES + 1.0 * GIB, "fusion and cleaning"))
-    stages.append(StagePlan("report", 2 + n * REPORT_SECONDS_PER_VIEW, BASE_BYTES + 0.3 * GIB))
+    stages.append(StagePlan("report", 2 + n * REPORT_SECONDS_PER_VIEW, BASE_BYTES + REPORT_BYTES))
     return Plan(n, tuple(stages), available_memory())
 
 
-def _plan_network(scene: Scene, config: ReconstructConfig, parameters: int | None) -> StagePlan:
+def _plan_network(scene: Scene, config: ReconstructConfig, network: MultiViewModel | None) -> StagePlan:
     """Inference; the ceiling is what decides between one pass and chunks, so it cannot be exceeded by choice."""
-    picture = max(((v.camera.width, v.camera.height) for v in scene.views), key=lambda s: s[0] * s[1])
-    label, architecture, count = config.multiview.model, None, parameters
-    if count is None:
-        source = find_source(config.multiview)
-        label, architecture, count = source.label, source.architecture, parameter_count(config.multiview)
-    size = network_size(config.multiview, architecture, picture)
-    device = resolve_device(config.device).type
+    pictures = [(v.camera.width, v.camera.height) for v in scene.views]
+    if network is None:
+        source, count = source_and_size(config.multiview)
+        label, architecture, own, patch = source.label, source.architecture, None, PATCH
+    else:
+        count = parameters_of(network)
+        label, architecture, own, patch = network.name, network.name, network.prepare_mode, network.patch
     plan = plan_capacity(
-        len(scene), size, count, config.multiview,
-        architecture=architecture, max_memory=config.max_memory, device=device,
+        len(scene), network_size(config.multiview, architecture, pictures, own), count, config.multiview,
+        architecture=architecture, max_memory=config.max_memory, device=resolve_device(config.device).type,
+        patch=patch, beside=picture_bytes(pictures),
     )  # fmt: skip
-    pixels = max(v.camera.width * v.camera.height for v in scene.views)
-    note = f"{label}, {plan.note}"
-    return StagePlan("cameras", plan.seconds, max(BASE_BYTES, plan.bytes) + pixels * VIEW_PIXEL_BYTES, note)
+    return StagePlan("cameras", plan.seconds, plan.bytes, f"{label}, {plan.note}")
+
+
+def check_ceiling(
+    plan: Plan, scene: Scene, config: ReconstructConfig, *, network: MultiViewModel | None = None
+) -> None:
+    """Refuse a plan that needs more than ``--max-memory``.
+
+    Raises:
+        InputError: it does; names the options with which it fits, or how much memory there must be.
+    """
+    if config.max_memory is None or plan.peak_bytes <= config.max_memory * GIB:
+        return
+    largest = max(plan.stages, key=lambda s: s.peak_bytes)
+    least = f"allow at least --max-memory {gib_up(plan.peak_bytes)}"
+    if config.max_memory * GIB < BASE_BYTES + REPORT_BYTES:
+        why = f"the program and its report alone take {(BASE_BYTES + REPORT_BYTES) / GIB:.2f} GiB"
+        raise InputError(f"--max-memory {config.max_memory:g} is too little: {why}", remedy=least)
+    raise InputError(
+        f"this needs about {plan.peak_bytes / GIB:.2f} GiB ({largest.name}), more than --max-memory "
+        f"{config.max_memory:g}",
+        remedy=_what_fits(scene, config, network) or least,
+    )
+
+
+def _what_fits(scene: Scene, config: ReconstructConfig, network: MultiViewModel | None) -> str | None:
+    """Options with which the plan fits the ceiling, tried in order; None: none do."""
+    assert config.max_memory is not None
+    now = config.depth_width or max(max(v.camera.width, v.camera.height) for v in scene.views)
+    for mesh in dict.fromkeys((config.mesh, False)):
+        for width in (config.depth_width, *(w for w in DEPTH_WIDTHS if w < now)):
+            other = replace(config, mesh=mesh, depth_width=width)
+            if plan_scene(scene, other, network=network).peak_bytes <= config.max_memory * GIB:
+                words = [] if mesh == config.mesh else ["--no-mesh"]
+                words += [] if width == config.depth_width else [f"--depth-width {width}"]
+                return f"{' '.join(words)} fits"
+    return None
 
 
 def _plan_cameras(scene: Scene, pixels: list[int], speed: float) -> StagePlan:
@@ -149,6 +197,6 @@ def format_plan(plan: Plan) -> str:
     lines.append(f"{'total':<10}{plan.seconds:>8.0f} s{plan.peak_bytes / GIB:>8.1f} GiB")
     if plan.available_bytes is not None:
         free = plan.available_bytes / GIB
-        verdict = "fits" if plan.peak_bytes < plan.available_bytes else "does NOT fit: use --quality fast"
+        verdict = "fits" if plan.peak_bytes < plan.available_bytes else "does NOT fit"
         lines.append(f"this machine has {free:.1f} GiB free: {verdict}")
     return "\n".join(lines)

@@ -18,13 +18,13 @@ from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.io.atomic import check_not_inside
 from relief3d.models.multiview.interface import MultiViewModel
-from relief3d.pipelines.multiview.networks import check_precision, parameters_of
+from relief3d.pipelines.multiview.networks import check_precision
 from relief3d.pipelines.reconstruct import cameras as camera_stage
 from relief3d.pipelines.reconstruct import depth as depth_stage
 from relief3d.pipelines.reconstruct import results, surface
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.inputs import read_input
-from relief3d.pipelines.reconstruct.plan import plan_scene
+from relief3d.pipelines.reconstruct.plan import check_ceiling, plan_scene
 from relief3d.pipelines.reconstruct.workspace import Workspace, input_fingerprint
 
 OUTPUT_BYTES = 60_000_000
@@ -72,12 +72,8 @@ def reconstruct(
     scene = read_input(source, config, progress)
     check_not_inside(out, _input_folders(source, scene))
     _check_inputs_outside(out, scene, [source, config.cameras, config.depth, config.masks])
-    plan = plan_scene(scene, config, parameters=None if network is None else parameters_of(network))
-    if config.max_memory is not None and plan.peak_bytes > config.max_memory * GIB:
-        raise InputError(
-            f"this needs about {plan.peak_bytes / GIB:.1f} GiB, more than --max-memory {config.max_memory:g}",
-            remedy="use --quality fast, a smaller --depth-width, or fewer pictures",
-        )
+    plan = plan_scene(scene, config, network=network)
+    check_ceiling(plan, scene, config, network=network)
     if config.multiview.active and network is None:
         check_precision(config.multiview, config.device)
     workspace = Workspace(
