@@ -322,12 +322,13 @@ def _row(row: dict[str, Any]) -> str:
         )
         cells += [_gb(resident["plain"]), _gb(resident["engine"])]
         cells += [f"{seconds['plain']:.1f} s", f"{seconds['engine']:.1f} s"]
-        cells += [
-            f"{seconds['engine'] / seconds['plain']:.2f}",
-            f"{row['largest_relative_change_of_depth']:.0e}",
-        ]
+        cells.append(f"{seconds['engine'] / seconds['plain']:.2f}")
+        spent = row.get("single_thread", row).get("processor_seconds")
+        medians = {k: statistics.median(v) for k, v in spent.items()} if spent else {}
+        cells.append(f"{medians['engine'] / medians['plain']:.2f}" if medians else "-")
+        cells.append(f"{row['largest_relative_change_of_depth']:.0e}")
     else:
-        cells += ["-"] * 6
+        cells += ["-"] * 7
     return "| " + " | ".join(cells) + " |"
 
 
