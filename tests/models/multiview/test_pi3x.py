@@ -1,10 +1,11 @@
-"""Pi3X: layout of the released checkpoint, and what conditions must and must not do."""
+"""Pi3X: what conditions must and must not do; its layout is in test_layouts_full.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from relief3d.core.errors import InputError
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import make_rigid
 from relief3d.models.multiview.interface import Known, wrap
@@ -40,30 +41,6 @@ def poses(count: int = 3) -> torch.Tensor:
 
 def images() -> torch.Tensor:
     return torch.rand(1, 3, 3, 28, 42, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-
-
-def test_full_size_has_the_published_layout() -> None:
-    with torch.device("meta"):
-        net = Pi3X()
-    state = net.state_dict()
-    assert len(state) == 1873
-    assert round(sum(p.numel() for p in net.parameters()) / 1e6, 3) == 1360.032
-    expected = {
-        "register_token": (1, 1, 5, 1024), "depth_emb": (1, 1, 1024), "metric_token": (1, 1, 2048),
-        "depth_encoder.patch_embed.proj.weight": (1024, 2, 14, 14), "ray_embed.proj.weight": (1024, 2, 14, 14),
-        "pose_inject_blk.4.attn.q_norm.weight": (64,), "pose_inject_blk.4.ls2.gamma": (1024,),
-        "point_decoder.projects.weight": (1024, 2048), "camera_decoder.linear_out.weight": (512, 1024),
-        "point_head.upsample_blocks.0.0.0.weight": (1026, 256, 2, 2),
-        "point_head.upsample_blocks.2.0.1.weight": (64, 64, 3, 3),
-        "conf_head.upsample_blocks.1.2.layers.2.weight": (256, 128, 3, 3),
-        "conf_head.upsample_blocks.1.2.layers.5.weight": (128, 256, 3, 3),
-        "point_head.output_block.0.2.weight": (2, 32, 1, 1), "point_head.output_block.1.0.weight": (32, 66, 3, 3),
-        "metric_decoder.projects_y.weight": (512, 2048), "metric_decoder.blocks.4.cross_attn.k_proj.weight": (512, 512),
-        "metric_decoder.blocks.0.norm_y.weight": (512,), "metric_head.weight": (1, 512),
-    }  # fmt: skip
-    for key, shape in expected.items():
-        assert tuple(state[key].shape) == shape, key
-    assert "depth_encoder.mask_token" not in state and "encoder.mask_token" not in state
 
 
 @torch.no_grad()
@@ -187,3 +164,101 @@ def test_the_interface_hands_on_what_is_known_for_some_views(network: Pi3X) -> N
     lone = model.predict(x[:, :1], Known(world_from_cam=T[:, :1])).depth
     alone = model.predict(x[:, :1]).depth
     assert lone is not None and alone is not None and torch.allclose(lone, alone, rtol=1e-5)
+
+
+def test_units_are_those_of_each_sequence() -> None:
+    """A sequence with depth, one whose depth is all unknown, one whose depth is not flagged, one that stands still."""
+    depth = torch.full((4, 3, 2, 2), 5.0)
+    depth[1] = 0
+    T = torch.eye(4).repeat(4, 3, 1, 1)
+    T[:3, 1, 0, 3], T[:3, 2, 0, 3] = 1.0, 3.0
+    has = torch.tensor([[True, False, True], [True] * 3, [False] * 3, [False] * 3])
+    depth[0, 1] = 100.0
+    unit = condition_unit(Conditions(depth, has, world_from_cam=T))
+    assert unit.tolist() == [5.0, 2.0, 2.0, 1.0]
+    assert condition_unit(Conditions(torch.zeros(4, 3, 2, 2), world_from_cam=T)).tolist() == [
+        2.0,
+        2.0,
+        2.0,
+        1.0,
+    ]
+    assert condition_unit(Conditions(depth[:, :1], has[:, :1], world_from_cam=T[:, :1])).tolist() == [
+        5,
+        1,
+        1,
+        1,
+    ]
+    for hole in (torch.nan, torch.inf, -torch.inf, -7.0):
+        broken = depth.clone()
+        broken[0, 0, 0, 0] = hole
+        assert torch.equal(condition_unit(Conditions(broken, has, world_from_cam=T)), unit), hole
+
+
+@torch.no_grad()
+def test_the_unit_of_a_sequence_without_depth_reaches_the_poses(network: Pi3X) -> None:
+    """In a batch with depth in one sequence only, the other says what it says by itself with poses alone."""
+    x = torch.rand(2, 3, 3, 28, 42, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    depth, T = torch.zeros(2, 3, 28, 42, dtype=torch.float64), poses().repeat(2, 1, 1, 1)
+    depth[0] = 3.0
+    has = torch.tensor([[True] * 3, [False] * 3])
+    both = network(x, Conditions(depth, has, world_from_cam=T))
+    alone = network(x[1:], Conditions(world_from_cam=T[1:]))
+    assert torch.allclose(both.confidence[1:], alone.confidence, atol=1e-9)
+    larger = T.clone()
+    larger[1, :, :3, 3] *= 9
+    scaled = network(x, Conditions(depth, has, world_from_cam=larger))
+    assert torch.allclose(both.confidence, scaled.confidence, atol=1e-9), "poses alone have no unit"
+
+
+@pytest.mark.parametrize("hole", [torch.nan, torch.inf, -torch.inf, -2.0])
+@torch.no_grad()
+def test_depth_that_is_none_is_unknown(network: Pi3X, hole: float) -> None:
+    depth = 1 + torch.rand(1, 3, 28, 42, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    known, broken = depth.clone(), depth.clone()
+    known[0, 0, 3:9, 5], broken[0, 0, 3:9, 5] = 0, hole
+    known[0, 2], broken[0, 2] = 0, hole
+    want = network(images(), Conditions(known))
+    assert torch.isfinite(want.local_points).all()
+    assert torch.equal(want.local_points, network(images(), Conditions(broken)).local_points)
+    single = Pi3X(TINY).eval()
+    single.load_state_dict(network.state_dict())
+    told = [wrap(single).predict(images().float(), Known(depth=d.float())).depth for d in (known, broken)]
+    assert told[0] is not None and told[1] is not None and torch.equal(told[0], told[1])
+
+
+@torch.no_grad()
+def test_matrices_that_are_not_finite_are_unknown(network: Pi3X) -> None:
+    K = torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).double().repeat(1, 3, 1, 1)
+    some = torch.tensor([[True, True, False]])
+    want = network(images(), Conditions(K=K, has_rays=some, world_from_cam=poses(), has_pose=some)).confidence
+    broken_K, broken_T = K.clone(), poses()
+    broken_K[0, 2, 0, 0], broken_T[0, 2, 1, 3] = torch.nan, torch.inf
+    assert torch.equal(want, network(images(), Conditions(K=broken_K, world_from_cam=broken_T)).confidence)
+
+
+def test_what_does_not_fit_the_pictures_is_refused(network: Pi3X) -> None:
+    K, T = torch.eye(3).double().repeat(1, 3, 1, 1), poses()
+    depth, has = torch.ones(1, 3, 28, 42, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool)
+    five = torch.ones(1, 5, dtype=torch.bool)
+    model, x = wrap(network), images()
+    for wrong in (
+        {"K": K.repeat(1, 2, 1, 1)[:, :5]}, {"K": K[0]}, {"K": K[:, :2]}, {"world_from_cam": T[:, :2]},
+        {"world_from_cam": T[..., :3, :]}, {"depth": depth[..., 1:]}, {"depth": depth[:, :1]},
+        {"depth": depth.repeat(2, 1, 1, 1)}, {"depth": depth.to(torch.int32)},
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"does not fit|floating-point"):
+            network(x, Conditions(**wrong))
+        with pytest.raises(InputError, match=r"does not fit|floating-point"):
+            model.predict(x, Known(**wrong))
+    for given in (
+        Conditions(depth, five),
+        Conditions(K=K, has_rays=five),
+        Conditions(world_from_cam=T, has_pose=five),
+    ):
+        with pytest.raises(InputError, match=r"has_\w+ of shape \(1, 5\)"):
+            network(x, given)
+    for known in (Known(K, has_K=five), Known(K, T, has_pose=five), Known(K, T, has_pose=has[0])):
+        with pytest.raises(InputError, match=r"has_\w+ of shape"):
+            model.predict(x, known)
+    with pytest.raises(InputError, match="divide 8-bit values by 255"):
+        model.predict((x * 255).to(torch.uint8))

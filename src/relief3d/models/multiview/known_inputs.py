@@ -60,7 +60,8 @@ def check_shapes(
             continue
         if tuple(value.shape) != (*views, *axes):
             raise InputError(
-                f"given {name} of shape {tuple(value.shape)} does not fit {views[0]} sets of {views[1]} views",
+                f"given {name} of shape {tuple(value.shape)} does not fit a prediction of {views[0]} sets of "
+                f"{views[1]} views",
                 remedy=f"give {(*views, *axes)}, with flags for what is unknown",
             )
         if name in values and not value.is_floating_point():
@@ -102,7 +103,9 @@ def check_known(prediction: Prediction, known: Known) -> Given:
         raise InputError("a given pose is not a rigid transform", remedy="give rotations with determinant +1")
     depth, has_depth = known.depth, torch.zeros(count, dtype=torch.bool)
     if depth is not None:
-        check_shapes(count, {"depth": (depth, shape[2:] or tuple(depth.shape[2:]))}, {})
+        if len(shape) == 4 and tuple(depth.shape) != shape:
+            raise InputError(f"given depth {tuple(depth.shape)} must have the prediction's shape {shape}")
+        check_shapes(count, {"depth": (depth, tuple(depth.shape[2:]))}, {})
         depth = known_depth(depth).detach()
         has_depth = (depth > 0).flatten(2).any(2).cpu()
     return Given(K, has_K, poses, has_pose, depth, has_depth, known.metric)
