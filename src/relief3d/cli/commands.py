@@ -217,6 +217,8 @@ class TrainCommand:
             if request != run.TrainRequest(device=self.device) or self.out is not None or self.dry_run:
                 raise InputError("--resume takes everything from its folder", remedy="leave the rest away")
             done = run.resume_run(self.resume, self.device, _progress(self.quiet))
+        elif not self.recipe and self.config is None:
+            raise InputError("name a recipe", remedy="relief3d train --list shows them")
         elif self.dry_run:
             if self.verbose:
                 _print(run.resolved_yaml(request))
@@ -268,7 +270,7 @@ class ModelsCommand:
     action: tyro.conf.Positional[Literal["list", "info", "pull"]]
     """list: published networks that can be loaded. info: one of them, or a file of weights. pull: download one."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Name from the list, or (for info) a file of weights."""
+    """Name from the list, vggt, pi3 or pi3x, or (for info) a file of weights."""
 
     def run(self) -> int:
         """Show or download."""
@@ -279,10 +281,13 @@ class ModelsCommand:
             return EXIT_OK
         if not self.name:
             raise InputError(f"'models {self.action}' needs a name", remedy="relief3d models list shows them")
+        from relief3d.pipelines.multiview.networks import DEFAULT_WEIGHTS
+
+        name = DEFAULT_WEIGHTS.get(self.name, self.name)
         if self.action == "pull":
-            _print(str(fetch(self.name, announce=_print)))
-        elif self.name in PUBLISHED:
-            _print(describe(PUBLISHED[self.name]))
+            _print(str(fetch(name, announce=_print)))
+        elif name in PUBLISHED:
+            _print(describe(PUBLISHED[name]))
         else:
             _print(describe_file(Path(self.name)))
         return EXIT_OK

@@ -97,7 +97,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except MemoryError:
-        _say("relief3d: out of memory (try --quality fast or a smaller --depth-width; see relief3d plan)")
+        _say(_OUT_OF_MEMORY)
         return EXIT_FAILED
     except OSError as exc:
         if debug:
@@ -107,8 +107,19 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as exc:
         if debug:
             raise
+        from relief3d.core.device import is_out_of_memory
+
+        if is_out_of_memory(exc):
+            _say(_OUT_OF_MEMORY)
+            return EXIT_FAILED
         _say(f"relief3d: unexpected {type(exc).__name__}: {exc} (this is a bug; --debug shows where)")
         return EXIT_FAILED
+
+
+_OUT_OF_MEMORY = (
+    "relief3d: out of memory (use a smaller --side, --chunk or --depth-width, or --max-memory with what is free; "
+    "see relief3d plan)"
+)
 
 
 def _say(text: str) -> None:
