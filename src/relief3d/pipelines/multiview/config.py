@@ -53,7 +53,11 @@ class MultiviewConfig:
             raise InputError(f"--side {self.side} is not a multiple of {PATCH}", remedy=f"use {near}")
         if self.chunk < 0 or self.chunk == 1:
             raise InputError(f"--chunk {self.chunk} is not possible", remedy="use 0 or at least 2 frames")
-        if self.overlap < 0 or (self.chunk and self.overlap >= self.chunk):
+        if self.overlap < 0:
+            raise InputError(
+                f"--overlap {self.overlap} is not possible", remedy="use 0 (half of the chunk) or more frames"
+            )
+        if self.chunk and self.overlap >= self.chunk:
             raise InputError(
                 f"--overlap {self.overlap} leaves nothing new in a chunk of {self.chunk}",
                 remedy="use a smaller overlap",
@@ -81,6 +85,20 @@ class MultiviewConfig:
         """Files of weights whose change is another result."""
         named = self.weights or (Path(self.model) if self.model else None)
         return (named,) if named is not None and named.is_file() else ()
+
+    def changed(self) -> list[str]:
+        """Options that do nothing without a network, as they are written on the command line."""
+        options = {
+            "--side": self.side,
+            "--chunk": self.chunk,
+            "--overlap": self.overlap,
+            "--attention": self.attention != "exact",
+            "--preprocess": self.preprocess != "auto",
+            "--precision": self.precision != "auto",
+            "--refine on": self.refine == "on",
+            "--no-loops": not self.loops,
+        }
+        return [name for name, changed in options.items() if changed]
 
     @property
     def active(self) -> bool:

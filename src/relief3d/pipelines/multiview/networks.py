@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -200,6 +201,21 @@ def parameters_of(model: MultiViewModel) -> int:
     """Number of values of a network that is at hand; 0 for a model that is none."""
     inner = getattr(model, "network", None)
     return sum(p.numel() for p in inner.parameters()) if isinstance(inner, nn.Module) else 0
+
+
+def weights_digest(model: object) -> str:
+    """Fingerprint of everything that a network holds; empty for a model that is none.
+
+    Buffers count too, those that no checkpoint holds among them: they change what the network says.
+    """
+    inner = model if isinstance(model, nn.Module) else getattr(model, "network", None)
+    if not isinstance(inner, nn.Module):
+        return ""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
+        digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _for_file(config: MultiviewConfig, path: Path) -> nn.Module | None:

@@ -166,7 +166,7 @@ def predict_chunks(
 
     Args:
         asker: network and views, in walking order.
-        folder: for the maps; chunks lie below it until all are joined, so that an interrupted run continues.
+        folder: for the maps; chunks lie below it until :func:`forget_passes`, so that an interrupted run continues.
         options: see :func:`relief3d.models.multiview.long_sequence.run_long`.
         progress: shown per chunk.
         loops: pairs of views that show the same place.
@@ -186,7 +186,6 @@ def predict_chunks(
     for frame in range(count):
         depth, confidence = long.depth(frame)
         store.write(frame, depth, in_unit_range(confidence, asker.model.name))
-    shutil.rmtree(chunks)
     worst = max((j.error for j in long.joints), default=0.0)
     facts = {
         "passes": len(long.chunks),
@@ -209,6 +208,12 @@ def predict_chunks(
         facts,
         notes,
     )
+
+
+def forget_passes(folder: Path) -> None:
+    """Remove the chunks, once everything that is made of them is stored."""
+    shutil.rmtree(folder / "chunks", ignore_errors=True)
+    (folder / "chunks.json").unlink(missing_ok=True)
 
 
 def in_unit_range(confidence: Tensor, name: str) -> Tensor:

@@ -19,6 +19,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.optional import available
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.geometry.distortion import distort_points, undistorted_camera
+from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.multiview.attention_choice import attention_by_name
 from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, wrap
 from relief3d.models.multiview.long_sequence import LongOptions
@@ -27,8 +28,9 @@ from relief3d.pipelines.multiview.capacity import picture_bytes, plan_capacity
 from relief3d.pipelines.multiview.config import UNTRAINED, MultiviewConfig
 from relief3d.pipelines.multiview.known import Given, in_known_frame, network_inputs, what_is_given
 from relief3d.pipelines.multiview.loops import LoopOptions, find_loops
+from relief3d.pipelines.multiview.metres import in_metres, without_other_unit
 from relief3d.pipelines.multiview.neighbours import choose_neighbours
-from relief3d.pipelines.multiview.networks import Source, open_network, parameters_of
+from relief3d.pipelines.multiview.networks import Source, open_network, parameters_of, weights_digest
 from relief3d.pipelines.multiview.pictures import Framing, frame_pictures
 from relief3d.pipelines.multiview.points import sparse_points
 from relief3d.pipelines.multiview.predict import Asker, Predicted, predict_chunks, predict_whole
@@ -100,8 +102,10 @@ def predict_scene(
     )
     for note in framing.notes:
         progress.message(note)
-    model = _with_options(model, config, framing)
+    if network is None:
+        model = _with_options(model, config, framing)
     given = what_is_given(flat.views, needs_K="K" in model.takes and "depth" not in model.takes)
+    given = without_other_unit(given, flat.views, metric=scene.metric)
     known = network_inputs(model, flat.views, framing, given, metric=scene.metric)
     asker = Asker(model, flat.views, framing, known, where, source.untrained)
     predicted = _predict(asker, config, work, where.type, max_memory, seed, scene.ordered, progress)
@@ -116,12 +120,21 @@ def predict_scene(
     warnings = [*framing.notes, *predicted.notes]
     if source.untrained:
         warnings.insert(0, f"{UNTRAINED}: random weights made this result; its numbers mean nothing")
-    given = what_is_given(flat.views)
+    if any(v.camera.K is not None and abs(float(v.camera.K[0, 1])) > 1e-6 for v in flat.views):
+        warnings.append("the given skew of the pixels is left out: the result's cameras have none")
+    given = without_other_unit(what_is_given(flat.views), flat.views, metric=scene.metric)
     if given.any:
         predicted, facts["known_geometry"], more = in_known_frame(
             predicted, flat.views, framing, given, metric=scene.metric
         )
         warnings += more
+    if not predicted.metric and not source.untrained:
+        predicted, scale = in_metres(predicted, flat.views, framing)
+        if scale is not None:
+            facts["metric_scale"] = scale
+            warnings.append(
+                f"scaled to metres by the given depth (factor {scale:.4g}); given poses had no unit"
+            )
     depth = NetworkDepth(
         predicted.store,
         tuple(v.name for v in scene.views),
@@ -157,6 +170,11 @@ def _network(
     progress: Progress,
 ) -> tuple[MultiViewModel, Source]:
     if network is not None:
+        if config.attention != "exact" or config.precision != "auto":
+            raise InputError(
+                "a network that is passed in runs as it is, without --attention and --precision",
+                remedy="set them in its InferenceOptions",
+            )
         return network, Source(network.name, network.name)
     model, source = open_network(config, device=device, seed=seed, announce=progress.message)
     if source.untrained:
@@ -165,7 +183,7 @@ def _network(
 
 
 def _with_options(model: MultiViewModel, config: MultiviewConfig, framing: Framing) -> MultiViewModel:
-    """Precision and attention; an injected model runs as it is."""
+    """Precision and attention of a network that was opened here."""
     inner = getattr(model, "network", None)
     if not isinstance(inner, torch.nn.Module):
         return model
@@ -203,11 +221,16 @@ def _predict(
     )
     folder = work / NETWORK_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    if plan.passes == 1:
-        return predict_whole(asker, folder, progress)
+    begun = folder / "chunks.json"
+    source = _fingerprint(asker, config, seed) if plan.passes > 1 or begun.is_file() else ""
     options = LongOptions(chunk=plan.at_once, overlap=plan.overlap, seed=seed)
-    loops, facts = _loops(asker, plan.at_once, seed, progress) if config.loops else ((), {})
-    source = _fingerprint(asker, config, seed)
+    if begun.is_file() and (found_plan := read_json_object(begun)).get("source") == source:
+        # Memory that is free now differs from what was free then; chunks of another size would be no use.
+        options = replace(options, chunk=int(found_plan["chunk"]), overlap=int(found_plan["overlap"]))
+    elif plan.passes == 1:
+        return predict_whole(asker, folder, progress)
+    write_json(begun, {"source": source, "chunk": options.chunk, "overlap": options.overlap})
+    loops, facts = _loops(asker, options.chunk, seed, progress) if config.loops else ((), {})
     found = predict_chunks(asker, folder, options, progress, loops=loops, source=source)
     found = replace(found, facts={**found.facts, **facts})
     if not ordered:
@@ -222,12 +245,7 @@ def _predict(
 def _fingerprint(asker: Asker, config: MultiviewConfig, seed: int) -> str:
     """What the chunks of a run depend on, beyond the input that the output folder is tied to already."""
     digest = hashlib.blake2b(digest_size=32)
-    inner = getattr(asker.model, "network", None)
-    if isinstance(inner, torch.nn.Module):
-        # Buffers too, those that no checkpoint holds among them: they change what the network says.
-        for name, tensor in (*inner.named_parameters(), *inner.named_buffers()):
-            digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    digest.update(weights_digest(asker.model).encode())
     options = getattr(asker.model, "options", None)
     dtype = None
     if isinstance(options, InferenceOptions):

@@ -80,8 +80,31 @@ class ReconstructConfig:
             raise InputError("the number of mesh faces cannot be negative")
         if self.max_memory is not None and not self.max_memory > 0:
             raise InputError(f"--max-memory {self.max_memory:g} is not positive", remedy="give it in GiB")
-        if self.depth_source == "model" and not self.multiview.active:
-            raise InputError("--depth-source model needs a network", remedy="name it with --model")
+
+    def check(self) -> None:
+        """Refuse options that would be ignored; separate, because a network may be passed in later.
+
+        Raises:
+            InputError: options of a network without one, or of structure from motion with one.
+        """
+        if not self.multiview.active:
+            wanting = self.multiview.changed()
+            if self.depth_source == "model":
+                wanting.insert(0, "--depth-source model")
+            if wanting:
+                raise InputError(f"{wanting[0]} needs a network", remedy="name it with --model")
+            return
+        unused = {
+            "--poses refine": self.poses == "refine",
+            f"--features {self.features}": self.features != "sift",
+            f"--mapper {self.mapper}": self.mapper != "incremental",
+        }
+        for option, used in unused.items():
+            if used:
+                raise InputError(
+                    f"{option} belongs to structure from motion and does nothing with a network",
+                    remedy="drop it, or drop --model",
+                )
 
     @classmethod
     def of(cls, **options: Any) -> ReconstructConfig:

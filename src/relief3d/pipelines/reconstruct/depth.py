@@ -29,6 +29,8 @@ DEPTH_FOLDER = "depth"
 MIN_CONFIRMED = 0.02
 """Confirmed share of all pixels below which a result is refused; real sets with good cameras reach 0.13 to 0.8."""
 
+MASKED = "the mask hides all of the picture"
+
 DOUBTFUL_SHARE = 0.2
 """Confirmed share of a network's depth below which the user is warned."""
 
@@ -90,7 +92,9 @@ def solve_depth(
         reasons = sorted({f["reason"] for f in facts["views"].values() if f.get("reason")})
         raise InputError(
             "no picture got a depth map: " + ("; ".join(reasons[:3]) or "nothing to work on"),
-            remedy="take more overlapping photos of a textured, static scene while moving sideways",
+            remedy="use masks that are white where pictures count, or drop --masks"
+            if reasons == [MASKED]
+            else "take more overlapping photos of a textured, static scene while moving sideways",
         )
     maps.sort(key=lambda m: m.index)
     _write_cameras(scene, maps, folder)
@@ -108,7 +112,11 @@ def _write_given(
     view = scene.views[index]
     depth = view.load_depth()
     assert depth is not None and view.camera.K is not None
-    if depth.metric != scene.metric and scene.metric is False:
+    if depth.metric and not scene.metric and config.multiview.untrained:
+        note = "given depth is in metres and the cameras of random weights are not: it is written as it is"
+        if note not in facts["warnings"]:
+            facts["warnings"].append(note)
+    elif depth.metric and not scene.metric:
         raise InputError(
             f"view '{view.name}' has metric depth but the cameras have no unit",
             remedy="use --depth-source stereo; too few sparse points lie on given depth to scale the cameras",
@@ -158,7 +166,12 @@ def _by_network(
             view, index, judge, metric=scene.metric, longest=config.depth_width, small_picture=small
         )
         if not bool(found.depth.valid.any()):
-            reason = "the network's depth is contradicted by the other views, or masked, everywhere"
+            mask = view.load_mask()
+            reason = (
+                MASKED
+                if mask is not None and not bool(mask.any())
+                else "the network's depth is contradicted by the other views, or masked, everywhere"
+            )
             facts["views"][view.name] = {"source": "none", "reason": reason, "kept": 0.0}
             continue
         if found.confirmed is not None:

@@ -81,6 +81,7 @@ def make_plan(source: str | Path, config: ReconstructConfig | None = None) -> Pl
         InputError: when the input cannot be used at all.
     """
     config = config or ReconstructConfig()
+    config.check()
     return plan_scene(read_input(source, config), config)
 
 

@@ -349,7 +349,7 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
         shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
         out.append(f"{len(missing)} picture(s) could not be placed: {shown}")
     if not scene.metric:
-        out.append("lengths have no unit: give metric depth or known cameras to get metres")
+        out.append("lengths have no unit" + _how_to_get_metres(info))
     if info["depth_views"] < info["registered"]:
         out.append(
             f"{info['registered'] - info['depth_views']} placed picture(s) have no depth; their cards say why"
@@ -362,7 +362,16 @@ def warnings(scene: Scene, info: Mapping[str, Any]) -> list[str]:
     out += [str(note) for note in scene.info.get("notes", ())]
     for part in ("cameras", "depth"):
         out += [str(w) for w in info.get("details", {}).get(part, {}).get("warnings", ())]
-    return out
+    # What makes everything else meaningless comes first.
+    return sorted(out, key=lambda text: not text.startswith(UNTRAINED))
+
+
+def _how_to_get_metres(info: Mapping[str, Any]) -> str:
+    if (info.get("network") or {}).get("untrained"):
+        return ""
+    if "known_geometry" in info.get("details", {}).get("cameras", {}):
+        return ", and what was given has none either: give metric depth, or cameras in metres"
+    return ": give metric depth or known cameras to get metres"
 
 
 def _mean_error(sparse: SparsePoints | None) -> float | None:

@@ -18,7 +18,9 @@ from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.io.atomic import check_not_inside
 from relief3d.models.multiview.interface import MultiViewModel
-from relief3d.pipelines.multiview.networks import check_precision
+from relief3d.pipelines.multiview.networks import check_precision, weights_digest
+from relief3d.pipelines.multiview.predict import forget_passes
+from relief3d.pipelines.multiview.solve import NETWORK_FOLDER
 from relief3d.pipelines.reconstruct import cameras as camera_stage
 from relief3d.pipelines.reconstruct import depth as depth_stage
 from relief3d.pipelines.reconstruct import results, surface
@@ -66,6 +68,7 @@ def reconstruct(
     if config is not None and options:
         raise InputError("give either a config or single options, not both")
     config = _with_network(config or ReconstructConfig.of(**options), network)
+    config.check()
     progress = progress or SilentProgress()
     out = Path(out)
     resolve_device(config.device)
@@ -83,7 +86,8 @@ def reconstruct(
             str(Path(source).name),
             (config.cameras, config.depth, config.masks, *config.multiview.files()),
         ),
-        stage_hashes=config.fingerprint(),
+        # The name of a network that was passed in does not say which weights it has.
+        stage_hashes={k: v + weights_digest(network) for k, v in config.fingerprint().items()},
         overwrite=config.overwrite,
         need_bytes=_room_needed(scene, config),
     )
@@ -137,6 +141,7 @@ def _run_stages(
         return {**facts, "warnings": warnings, "metric": solved.metric}
 
     _stage(workspace, "cameras", cameras)
+    forget_passes(workspace.work / NETWORK_FOLDER)
     solved = results.reload_cameras(scene, out, workspace.record("cameras"))
 
     def depth() -> dict[str, Any]:
