@@ -148,7 +148,7 @@ def test_points_of_all_views_still_meet_in_a_mirrored_and_turned_world() -> None
 
 def test_sparse_points_move_and_the_nearer_one_stays() -> None:
     sparse = torch.zeros(1, 1, 8, 8)
-    sparse[0, 0, 2, 2], sparse[0, 0, 3, 3], sparse[0, 0, 7, 0] = 5.0, 4.0, 2.0
+    sparse[0, 0, 2, 2], sparse[0, 0, 3, 3], sparse[0, 0, 7, 0] = 4.0, 5.0, 2.0
     batch = Batch(torch.zeros(1, 1, 3, 8, 8), sparse_depth=sparse, names=(("v",),))
     half = get(apply_edits(batch, [[Edit(0, True, (0, 0, 8, 8))]], (4, 4)).sparse_depth)[0, 0]
     expected = torch.zeros(4, 4)

@@ -151,7 +151,7 @@ def test_overlaps_are_stored_once(tmp_path: Path) -> None:
 
 def test_student_frames_follow_the_released_rule() -> None:
     count, keep, runs = 40, 6, 2000
-    even = 0
+    even = tight = 0
     frequency = torch.zeros(count)
     for seed in range(runs):
         chosen = select_student_frames(count, keep, torch_generator(seed))
@@ -159,7 +159,9 @@ def test_student_frames_follow_the_released_rule() -> None:
         frequency[chosen] += 1
         gaps: Tensor = torch.tensor(chosen[1:]).diff()
         # Steps of 3 to 7 with each end moved by at most 1: gaps of 1 to 9 that differ by at most 4.
+        tight += int(gaps.max() <= 2)
         even += int(gaps.min() >= 1 and gaps.max() <= 9 and int(gaps.max() - gaps.min()) <= 4)
+    assert tight / runs < 0.01  # no step below 3 where 3 fits
     # 30 % are even by rule; a uniform draw of 5 from 39 is even by chance now and then.
     assert 0.3 < even / runs < 0.45
     assert frequency[1:].min() > 0
