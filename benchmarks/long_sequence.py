@@ -390,6 +390,12 @@ def merge(files: Sequence[Path], out: Path) -> None:
                 part["rows"] = [first[seed] for seed in sorted(first)]
                 part["seeds"] = sorted(first)
                 part["seconds"] = round(sum(r["run_s"] for r in part["rows"]), 1)
+            elif "time" not in part:
+                # Runs from before there were several short ones: the same numbers from their rows.
+                long = max(part["rows"], key=lambda r: r["frames"])
+                short = [r for r in part["rows"] if r is not long]
+                part["time"] = {key: compared(long, short, key) for key in ("wall", "processor")}
+                part.pop("time_ratio")
             data["parts"][name] = part
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(data, indent=1) + "\n")

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from render_results import hardware, num, table
+from render_results import num, table
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "results" / "multiview" / "long_sequence.json"
@@ -38,7 +38,6 @@ def network(part: dict[str, Any], targets: dict[str, float]) -> str:
         "frames", "chunks", "ms per frame (wall)", "ms per frame (processor)", "network, processor s",
         "joining, processor s", "peak GiB of the process", "files GiB",
     ]  # fmt: skip
-    ratio = part["time_ratio"]
     longest = max(r["frames"] for r in part["rows"])
     return (
         f"`{part['network']}`, size `{part['size']}` ({num(part['parameters_m'], 1)} M parameters), random weights, "
@@ -46,11 +45,52 @@ def network(part: dict[str, Any], targets: dict[str, float]) -> str:
         "only time and memory mean anything here. Frames are made when asked for: rendered pictures of a walk, each "
         "panned over by a smaller window.\n\n"
         + table(head, rows)
-        + f"\n\nTime per frame at {longest} frames over that at 200 (mean of the runs before and after): wall "
-        f"**{num(ratio['wall'])}**, processor **{num(ratio['processor'])}** (target <= {targets['time_ratio']}). Peak "
+        + f"\n\nTime per frame at {longest} frames beside short runs right before and after it:\n\n"
+        + table(
+            [
+                "clock",
+                "short runs: fastest / median / slowest, ms",
+                "long run, ms",
+                "ratio to median",
+                "ratio to fastest",
+            ],
+            [spread(name, part["time"][name]) for name in ("wall", "processor")],
+        )
+        + f"\n\nTarget: a ratio of at most {targets['time_ratio']}. Where the short runs differ much among themselves, "
+        "the machine was busy with other work, and a ratio says no more than their spread allows. Peak "
         f"memory **{num(part['peak_gib'])} GiB** (target < {targets['peak_gib']:g}). Joining takes "
         f"{num(part['joining_share'], 1, 100)} % of the processor time."
     )
+
+
+def spread(name: str, found: dict[str, float]) -> list[str]:
+    """A row of the table of times."""
+    short = " / ".join(num(found[f"short_{k}_ms"], 1) for k in ("fastest", "median", "slowest"))
+    return [
+        name,
+        short,
+        num(found["long_ms"], 1),
+        num(found["ratio_to_median"]),
+        num(found["ratio_to_fastest"]),
+    ]
+
+
+def origin(part: dict[str, Any]) -> str:
+    """Command, hardware and the commit of every run."""
+    machine = f"{part['hardware'].get('cores')} cores, {part['hardware'].get('machine')}"
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for row in part["rows"]:
+        runs.setdefault((row.get("commit") or part["commit"] or "unknown")[:12], []).append(row)
+    if "seed" not in part["rows"][0]:
+        load = part["hardware"].get("load", part["hardware"].get("load_before"))
+        said = f"commit {next(iter(runs))}, load of the machine {num(load, 1)}"
+    else:
+        said = "; ".join(
+            f"commit {name} for seed "
+            + ", ".join(f"{r['seed']} (load of the machine {num(r.get('load'), 1)})" for r in rows)
+            for name, rows in runs.items()
+        )
+    return f"`{part['command']}`, {said}, {machine}, {num(part['seconds'], 0)} s."
 
 
 def oracle(part: dict[str, Any], targets: dict[str, float]) -> str:
@@ -133,8 +173,7 @@ def page() -> str:
             text += [f"Not measured; `python benchmarks/long_sequence.py --part {name}` does it."]
             continue
         text += [section(part, data["targets"]), ""]
-        commit = (part["commit"] or "unknown")[:12]
-        text += [f"`{part['command']}`, commit {commit}, {hardware(part)}, {num(part['seconds'], 0)} s."]
+        text += [origin(part)]
     return "\n".join(text) + "\n"
 
 

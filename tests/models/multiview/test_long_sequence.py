@@ -20,7 +20,14 @@ from relief3d.geometry.alignment import umeyama
 from relief3d.geometry.projection import depth_to_world_points
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import invert_rigid, make_rigid, sim3_exp, split_similarity
-from relief3d.models.multiview.long_alignment import fit_overlap, home_chunk, loop_candidates, plan_chunks
+from relief3d.models.multiview.long_alignment import (
+    OverlapFit,
+    fit_overlap,
+    home_chunk,
+    loop_candidates,
+    plan_chunks,
+)
+from relief3d.models.multiview.long_graph import close_graph
 from relief3d.models.multiview.long_sequence import LongOptions, LongResult, Predict, run_long
 
 SIZE = (12, 16)
@@ -110,6 +117,30 @@ def test_overlaps_are_fitted_in_spite_of_outliers() -> None:
         fit_overlap(a[:5], ones[:5], b[:5], ones[:5])
 
 
+def test_frames_live_where_they_are_farthest_from_an_end() -> None:
+    home = home_chunk([range(0, 10), range(6, 16), range(8, 18)], 18)
+    assert home.tolist() == [0] * 8 + [1] * 4 + [2] * 6 or home.tolist() == [0] * 8 + [1] * 5 + [2] * 5
+    assert home_chunk([range(0, 8), range(4, 12)], 12).tolist() == [0] * 6 + [1] * 6
+
+
+def test_deviation_is_how_far_whole_frames_are_off() -> None:
+    """Noise of points averages out, an offset of a frame does not."""
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(6, 200, 3, generator=generator, dtype=torch.float64)
+    noise = 0.05 * torch.randn(6, 200, 3, generator=generator, dtype=torch.float64)
+    offset = (
+        0.05 * torch.tensor([1.0, -1, 1, -1, 1, -1], dtype=torch.float64)[:, None, None] * torch.eye(3)[2]
+    )
+    ones = torch.ones(1200)
+
+    def fitted(b: torch.Tensor) -> float:
+        return fit_overlap(a.flatten(0, 1), ones, b.flatten(0, 1), ones, frames=6).deviation
+
+    size = fit_overlap(a.flatten(0, 1), ones, a.flatten(0, 1), ones).size
+    assert fitted(a + noise) < 0.01
+    assert math.isclose(fitted(a + noise + offset), 0.05 / size, rel_tol=0.25)
+
+
 def test_exact_chunks_give_back_the_exact_path(tmp_path: Path) -> None:
     oracle = Oracle(90, noise=0.0)
     out = run_long(90, oracle.load, oracle.predict, tmp_path, options=LongOptions(chunk=20, overlap=8))
@@ -181,6 +212,49 @@ def test_false_loops_among_true_ones_are_dropped(tmp_path: Path) -> None:
     assert len(false) >= 5 and not set(false) & set(out.loops), "a false loop was believed"
     assert set(out.rejected) >= set(false) and len(out.loops) >= 0.8 * len(true)
     assert drift(out.world_from_cam, oracle.poses) < 0.7 * drift(open_end.world_from_cam, oracle.poses)
+
+
+def test_joints_know_how_far_whole_frames_are_off(tmp_path: Path) -> None:
+    oracle, options = Oracle(60, noise=0.02), LongOptions(chunk=20, overlap=6, points=100)
+    out = run_long(60, oracle.load, oracle.predict, tmp_path, options=options)
+    assert all(0.001 < j.deviation < 0.03 for j in out.joints), (
+        "poses wander within a pass; 0 would be all points' mean"
+    )
+
+
+def test_what_a_loop_may_contradict_is_counted_in_deviations_of_joints() -> None:
+    identity = torch.eye(4, dtype=torch.float64)
+    joint = OverlapFit(identity, error=0.02, inliers=1.0, points=100, size=2.0, deviation=0.01)
+    tolerance = LongOptions().loop_tolerance
+    for deviations, kept in ((0.5 * tolerance, True), (3 * tolerance, False)):
+        off = identity.clone()
+        off[0, 3] = deviations * joint.deviation * joint.size
+        loops = [((i, i + 6), joint) for i in range(6)] + [((2, 8), replace(joint, a_from_b=off))]
+        found = close_graph(identity.repeat(12, 1, 1), [joint] * 11, loops, tolerance=tolerance)
+        assert found.weights[11:].tolist() == [1.0] * 6 + [float(kept)], deviations
+
+
+def test_metres_are_those_of_the_passes_that_are_used(tmp_path: Path) -> None:
+    oracle, options = Oracle(60), LongOptions(chunk=20, overlap=8)
+
+    def run(metric: Sequence[bool], source: str, stop: int = 100) -> LongResult:
+        said = iter(metric)
+
+        def predict(images: torch.Tensor, numbers: Sequence[int]) -> Prediction:
+            if len(oracle.calls) - before == stop:
+                raise KeyboardInterrupt
+            return replace(oracle.predict(images, numbers), metric=next(said))
+
+        before = len(oracle.calls)
+        return run_long(60, oracle.load, predict, tmp_path, options=options, source=source)
+
+    with pytest.raises(KeyboardInterrupt):
+        run([False, False], "one", stop=2)
+    assert run([True] * 9, "two").metric, "passes of another source say nothing"
+    with pytest.raises(KeyboardInterrupt):
+        run([False, True], "three", stop=2)
+    assert not run([True] * 9, "three").metric, "a pass that is used again is as it was"
+    assert run([], "three").metric is False
 
 
 def test_interrupted_runs_continue_bit_for_bit(tmp_path: Path) -> None:

@@ -177,6 +177,20 @@ def test_a_failed_joint_is_told_and_begins_a_segment() -> None:
     assert drift(poses, oracle.poses[:45]) > 0.02, "as one path it would be wrong, hence the segments"
 
 
+def test_a_joint_with_too_few_inliers_fails() -> None:
+    """A third of the pixels is elsewhere: the median does not see it, the share of inliers does."""
+    joined = {}
+    for fewest in (0.55, 0.8):
+        oracle = Oracle(noise=0.001, cut=10)
+        oracle.wrong = torch.where(torch.arange(SIZE[1]).expand(SIZE) % 3 == 0, 1.8, 1.0).double()
+        options = StreamOptions(window=4, anchors=0, points=100, fewest_inliers=fewest)
+        joined[fewest] = run(oracle, options, per_push=1, frames=11)[10]
+    fit = joined[0.8].joins[0]
+    assert fit.error < 0.05 and 0.55 < fit.inliers < 0.8
+    assert joined[0.55].joined and "of the shared points agree" in joined[0.8].problems[0]
+    assert StreamOptions().fewest_inliers > 0.5, "less would refuse nothing"
+
+
 def test_points_without_confidence_cannot_be_joined() -> None:
     class Silent(Oracle):
         def predict(self, images: Tensor, known: Known | None = None) -> Prediction:

@@ -46,7 +46,8 @@ class StreamOptions:
         batch: most new frames per pass.
         points: pixels kept per frame for the joints.
         worst_join: a pass whose fit is worse (see :class:`OverlapFit`) is not believed.
-        fewest_inliers: nor is one with a smaller share of inliers.
+        fewest_inliers: nor is one with a smaller share of inliers; half are inliers by definition, nearly all of them
+            are with noise alone.
         with_scale: False for networks that are metric already.
         views: past views in the caches of the mode ``cached``, the first included; None keeps all.
         precision: of the transformer in the mode ``cached``; in the mode ``window`` the model's own counts.
@@ -58,7 +59,7 @@ class StreamOptions:
     batch: int = 8
     points: int = 500
     worst_join: float = 0.1
-    fewest_inliers: float = 0.3
+    fewest_inliers: float = 0.55
     with_scale: bool = True
     views: int | None = 32
     precision: Precision = "auto"
