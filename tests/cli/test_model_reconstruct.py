@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from corpora.commands import photo, run
-from relief3d.core.contract import Prediction
-from relief3d.models.multiview.interface import Known, Pi3Model
-from relief3d.pipelines.multiview.networks import build_network
+from relief3d.core.contract import Camera, Prediction, Scene, View
+from relief3d.io.cameras_json import write_cameras_json
+from relief3d.io.colmap import read_colmap_model
+from relief3d.io.images import write_image
+from relief3d.models.multiview.interface import Known, Pi3Model, Pi3XModel
+from relief3d.pipelines.multiview.config import MultiviewConfig
+from relief3d.pipelines.multiview.networks import build_network, open_network
 
 NANO = ("--model", "pi3", "--model-size", "nano", "--untrained", "--side", "56")
 QUICK = ("--no-mesh", "--no-splats", "-q")
@@ -69,6 +73,18 @@ BAD_OPTIONS = [
     (("--depth-source", "model"), "needs a network"),
     ((*NANO, "--max-memory", "0"), "not positive"),
     ((*NANO, "--refine", "on"), "nothing to refine in random weights"),
+    (("--side", "56"), "--side needs a network"),
+    (("--chunk", "4"), "--chunk needs a network"),
+    (("--overlap", "2"), "--overlap needs a network"),
+    (("--attention", "sparse"), "--attention needs a network"),
+    (("--refine", "on"), "--refine on needs a network"),
+    (("--preprocess", "keep"), "--preprocess needs a network"),
+    (("--precision", "bfloat16"), "--precision needs a network"),
+    ((*NANO, "--poses", "refine"), "--poses refine belongs to structure from motion"),
+    ((*NANO, "--features", "aliked-lightglue"), "--features aliked-lightglue belongs"),
+    ((*NANO, "--mapper", "global"), "--mapper global belongs"),
+    ((*NANO, "--overlap", "-1"), "--overlap -1 is not possible"),
+    ((*NANO, "--max-memory", "0.5"), "at least --max-memory 1.1"),
 ]
 
 
@@ -155,17 +171,78 @@ def test_mixed_shapes_work_with_a_note(photos: Path, tmp_path: Path) -> None:
 def test_files_of_weights_work_by_themselves(
     name: str, photos: Path, weights: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Random weights that are claimed to be trained: pi3 and its kin give depth, VGGT a lens that is refused."""
-    code = run(
-        "reconstruct", photos, "-o", tmp_path / "out", "--model", weights[name], "--model-size", "nano",
-        "--side", "56", "--refine", "off", *QUICK,
-    )  # fmt: skip
-    message = capsys.readouterr().err
-    assert code in (0, 1, 2)
-    if code == 1:
-        assert "impossible lens" in message and "p0.png" in message
-    if code == 2:
-        assert "contradicted" in message and not (tmp_path / "out").exists()
+    """The file alone gives the very same network that its weights came from."""
+    config = MultiviewConfig(model=str(weights[name]), model_size="nano", side=56)
+    model, source = open_network(config, announce=lambda text: None)
+    assert source.architecture == model.name == name and not source.untrained
+    stored = load_file(str(weights[name]))
+    inner = model.network.state_dict()  # type: ignore[attr-defined]
+    assert set(inner) == set(stored) and all(torch.equal(inner[k], stored[k]) for k in stored)
+    assert run("plan", photos, "--model", weights[name], "--model-size", "nano", "--side", "56") == 0
+    assert f"{name}_nano.safetensors, 56x42" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("no"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: 1"),
+    ],
+)
+def test_memory_that_runs_out_ends_with_a_remedy(
+    error: Exception, photos: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Pi3Model, images: torch.Tensor, known: Known | None = None) -> Prediction:
+        raise error
+
+    monkeypatch.setattr(Pi3Model, "predict", fails)
+    said = refused(photos, capsys, *NANO, code=1)
+    assert "out of memory" in said
+    assert all(option in said for option in ("--side", "--chunk", "--max-memory"))
+
+
+def test_short_names_of_published_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "info", "vggt") == 0
+    assert capsys.readouterr().out.startswith("facebook/VGGT-1B:")
+    assert run("models", "info", "pi3x") == 0
+    assert capsys.readouterr().out.startswith("yyfz233/Pi3X:")
+
+
+def test_masks_that_hide_everything_are_named(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = photos.parent / "masks"
+    masks.mkdir()
+    for file in photos.iterdir():
+        write_image(masks / file.name, torch.zeros(3, 56, 84))
+    said = refused(photos, capsys, *NANO, "--masks", masks)
+    assert "the mask hides all of the picture" in said and "--masks" in said and "texture" not in said
+
+
+def test_cameras_that_are_given_reach_the_network(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+    for i, file in enumerate(sorted(photos.iterdir())):
+        pose = torch.eye(4, dtype=torch.float64)
+        pose[0, 3] = 0.3 * i
+        K = torch.tensor([[70.0, 0, 42], [0, 70, 28], [0, 0, 1]], dtype=torch.float64)
+        views.append(View(file.name, Camera(84, 56, K, pose)))
+    write_cameras_json(Scene(tuple(views), metric=True), tmp_path / "cameras.json")
+    told, real = [], Pi3XModel.predict
+
+    def recorded(self: Pi3XModel, images: torch.Tensor, known: Known | None = None) -> Prediction:
+        told.append(known)
+        return real(self, images, known)
+
+    monkeypatch.setattr(Pi3XModel, "predict", recorded)
+    out = tmp_path / "out"
+    nano = ("--model", "pi3x", "--model-size", "nano", "--untrained", "--side", "56")
+    assert run("reconstruct", photos, "-o", out, *nano, "--cameras", tmp_path / "cameras.json", *QUICK) == 0
+    assert told[0] is not None and told[0].K is not None and told[0].world_from_cam is not None
+    assert abs(float(told[0].world_from_cam[0, 2, 0, 3] - told[0].world_from_cam[0, 0, 0, 3]) - 0.6) < 1e-5
+    found = read_colmap_model(out / "sparse" / "0")
+    for view, true in zip(found.views, views):
+        assert torch.allclose(view.camera.world_from_cam, true.camera.world_from_cam, rtol=0, atol=1e-9)  # type: ignore[arg-type]
 
 
 def test_values_that_are_not_numbers_end_the_run(

@@ -126,6 +126,7 @@ def plan_scene(scene: Scene, config: ReconstructConfig, *, network: MultiViewMod
 
 def _plan_network(scene: Scene, config: ReconstructConfig, network: MultiViewModel | None) -> StagePlan:
     """Inference; the ceiling is what decides between one pass and chunks, so it cannot be exceeded by choice."""
+    _check_program(config)
     pictures = [(v.camera.width, v.camera.height) for v in scene.views]
     if network is None:
         source, count = source_and_size(config.multiview)
@@ -161,6 +162,17 @@ def check_ceiling(
         f"{config.max_memory:g}",
         remedy=_what_fits(scene, config, network) or least,
     )
+
+
+def _check_program(config: ReconstructConfig) -> None:
+    """Refuse a ceiling below what any run takes."""
+    program = BASE_BYTES + REPORT_BYTES
+    if config.max_memory is not None and program > config.max_memory * GIB:
+        raise InputError(
+            f"--max-memory {config.max_memory:g} is too little: the program and its report alone take "
+            f"{program / GIB:.2f} GiB",
+            remedy=f"allow at least --max-memory {gib_up(program)}",
+        )
 
 
 def _what_fits(scene: Scene, config: ReconstructConfig, network: MultiViewModel | None) -> str | None:
