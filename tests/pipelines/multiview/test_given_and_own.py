@@ -16,6 +16,7 @@ from relief3d.models.multiview.preprocess import prepare
 from relief3d.nn.attention import attend_fully
 from relief3d.pipelines.multiview import solve as solving
 from relief3d.pipelines.multiview.config import MultiviewConfig
+from relief3d.pipelines.multiview.maps import Judge, make_map
 from relief3d.pipelines.multiview.networks import build_network
 from relief3d.pipelines.multiview.pictures import plan_framing
 from relief3d.pipelines.multiview.solve import NetworkScene, predict_scene
@@ -130,6 +131,17 @@ def test_given_poses_are_not_turned_upright(room: Room, tmp_path: Path) -> None:
     solved, _ = camera_stage.solve_cameras(scene, config, tmp_path, solving.SilentProgress(), oracle(room))
     for view, true in zip(solved.views, scene.views):
         assert torch.equal(view.camera.world_from_cam, true.camera.world_from_cam)  # type: ignore[arg-type]
+
+
+def test_masks_hold_at_the_size_of_the_picture(room: Room, tmp_path: Path) -> None:
+    # Finer than the network's pixels, so that only the mask itself can decide.
+    mask = torch.rand(SIZE[::-1], generator=torch.Generator().manual_seed(0)) > 0.3
+    scene = room.scene()
+    masked = scene.replace(views=tuple(v.replace(mask=mask) for v in scene.views))
+    found = solve(room, oracle(room), tmp_path, masked)
+    judge = Judge(torch.stack([v.camera.world_from_cam for v in found.scene.views]), found.depth)  # type: ignore[misc]
+    made = make_map(found.scene.views[1], 1, judge, metric=False).depth
+    assert bool(made.valid.any()) and not bool((made.valid & ~mask).any())
 
 
 def own_network(seed: int = 0) -> Pi3Model:

@@ -154,9 +154,7 @@ def check_ceiling(
         return
     largest = max(plan.stages, key=lambda s: s.peak_bytes)
     least = f"allow at least --max-memory {gib_up(plan.peak_bytes)}"
-    if config.max_memory * GIB < BASE_BYTES + REPORT_BYTES:
-        why = f"the program and its report alone take {(BASE_BYTES + REPORT_BYTES) / GIB:.2f} GiB"
-        raise InputError(f"--max-memory {config.max_memory:g} is too little: {why}", remedy=least)
+    _check_program(config)
     raise InputError(
         f"this needs about {plan.peak_bytes / GIB:.2f} GiB ({largest.name}), more than --max-memory "
         f"{config.max_memory:g}",
