@@ -74,6 +74,8 @@ def test_plans_fit_their_own_ceiling_or_say_what_does(
                 except InputError as again:
                     assert again.remedy != remedy, remedy
                     remedy = again.remedy or ""
+                    if "weights alone" in remedy:
+                        break
             else:
                 pytest.fail(f"{views} of {size} in {ceiling}: {remedy}")
     assert fits >= 2

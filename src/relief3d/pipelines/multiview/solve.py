@@ -135,18 +135,7 @@ def predict_scene(
             warnings.append(
                 f"scaled to metres by the given depth (factor {scale:.4g}); given poses had no unit"
             )
-    depth = NetworkDepth(
-        predicted.store,
-        tuple(v.name for v in scene.views),
-        predicted.K,
-        predicted.factor,
-        framing.network_from_original,
-        framing.content,
-        framing.mode,
-        framing.side,
-        framing.patch,
-        source.untrained,
-    )
+    depth = _network_depth(scene, predicted, framing, untrained=source.untrained)
     solved = _with_cameras(scene, flat, predicted, framing, given, depth, progress)
     solved = solved.replace(metric=predicted.metric and not source.untrained)
     posed = tuple(v.name for v, has in zip(scene.views, given.has_pose.tolist()) if has)
@@ -160,6 +149,21 @@ def predict_scene(
     facts["warnings"] = warnings
     depth.save()
     return NetworkScene(solved, depth, facts)
+
+
+def _network_depth(scene: Scene, predicted: Predicted, framing: Framing, *, untrained: bool) -> NetworkDepth:
+    return NetworkDepth(
+        predicted.store,
+        tuple(v.name for v in scene.views),
+        predicted.K,
+        predicted.factor,
+        framing.network_from_original,
+        framing.content,
+        framing.mode,
+        framing.side,
+        framing.patch,
+        untrained,
+    )
 
 
 def _network(
