@@ -229,10 +229,10 @@ def test_two_runs_share_the_work(tmp_path: Path, log: str) -> None:
 
 def test_interruption_frees_everything(tmp_path: Path, log: str) -> None:
     out = tmp_path / "out"
-    process = start(tmp_path, out, 60, 0.05, log)
+    process = start(tmp_path, out, 200, 0.05, log)
     wait_for(lambda: done(out) >= 3)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) != 0
     store = LabelStore(out)
     assert not list(store.runs.glob("*.json"))
-    assert run(out, 60).complete
+    assert run(out, 200).complete

@@ -8,7 +8,7 @@ from torch import nn
 
 from relief3d.core.errors import InputError
 from relief3d.geometry.projection import depth_to_points
-from relief3d.models.multiview.configs import pi3_config, reliev3r_config, vggt_config
+from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
 from relief3d.models.multiview.interface import (
     InferenceOptions,
     Known,
@@ -17,7 +17,7 @@ from relief3d.models.multiview.interface import (
     wrap,
 )
 from relief3d.models.multiview.pi3 import Pi3
-from relief3d.models.multiview.pi3x import Pi3X, Pi3XConfig
+from relief3d.models.multiview.pi3x import Pi3X
 from relief3d.models.multiview.reliev3r import Reliev3rNet
 from relief3d.models.multiview.vggt import Vggt
 
@@ -25,11 +25,10 @@ from relief3d.models.multiview.vggt import Vggt
 def networks() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     tiny = pi3_config("nano")
-    x = Pi3XConfig(tiny, inject_after=(), widths=(32, 32, 32), metric_dim=32, metric_heads=4, metric_depth=1)
     return {
         "vggt": Vggt(vggt_config("nano")),
         "pi3": Pi3(tiny),
-        "pi3x": Pi3X(x),
+        "pi3x": Pi3X(pi3x_config("nano")),
         "reliev3r": Reliev3rNet(reliev3r_config("nano", fov_head=True)),
     }
 

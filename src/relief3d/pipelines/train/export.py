@@ -37,7 +37,7 @@ def export_model(folder: Path, spec: RunSpec, task: RecipeTask, result: TrainRes
     network = result.model if result.average is None else result.average
     target = folder / MODEL_FILE
     with atomic_path(target) as temporary:
-        save_file(_whole(network), str(temporary), metadata={"format": "pt", "recipe": spec.recipe.name})
+        save_file(_whole(network), str(temporary), metadata={"format": "pt"})
     card: dict[str, Any] = {
         "format": FORMAT,
         **spec.header(),
