@@ -67,7 +67,8 @@ class Focal:
     def given(pixels: float | Sequence[float] | Tensor, source: FocalSource = "given") -> Focal:
         """The same source for all: a number (one picture) or (B,) pixels."""
         values = torch.as_tensor(pixels, dtype=torch.float32).reshape(-1)
-        return Focal(values, (source,) * len(values))
+        sources: tuple[FocalSource, ...] = tuple(source for _ in range(len(values)))
+        return Focal(values, sources)
 
     @staticmethod
     def unknown(count: int) -> Focal:
@@ -76,7 +77,7 @@ class Focal:
 
     @staticmethod
     def of_cameras(cameras: Sequence[Camera]) -> Focal:
-        """fx of K where a camera has one, with its source; unknown elsewhere."""
+        """Horizontal focal length of K where a camera has one, with its source; unknown elsewhere."""
         pixels = [0.0 if camera.K is None else float(camera.K[0, 0]) for camera in cameras]
         return Focal(torch.tensor(pixels), tuple(_SOURCES[camera.K_source] for camera in cameras))
 
