@@ -73,7 +73,7 @@ class Focal:
     @staticmethod
     def unknown(count: int) -> Focal:
         """Nothing is known about ``count`` pictures."""
-        return Focal(torch.zeros(count), ("guessed",) * count)
+        return Focal.given([0.0] * count, "guessed")
 
     @staticmethod
     def of_cameras(cameras: Sequence[Camera]) -> Focal:
