@@ -57,6 +57,29 @@ class KeyValueCache:
         return torch.cat([x[..., : self.pinned, :], x[..., x.shape[-2] - recent :, :]], -2)
 
 
+class KeyUnbiasedLinear(nn.Linear):
+    """Projection to queries, keys and values whose bias is multiplied by a stored mask: 1, but 0 for keys.
+
+    The mask is part of the state (``bias_mask``), as in the code of DINOv3, where a fresh one holds no numbers.
+    """
+
+    bias_mask: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, 3 * dim)
+        mask = torch.ones(3 * dim)
+        mask[dim : 2 * dim] = 0
+        self.register_buffer("bias_mask", mask)
+
+    def used_bias(self) -> Tensor:
+        """(3 * dim,) what is added."""
+        return self.bias * self.bias_mask.to(self.bias.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., 3 * dim)."""
+        return nn.functional.linear(x, self.weight, self.used_bias())
+
+
 class Attention(nn.Module):
     """Self-attention with one projection to queries, keys and values (rows of ``qkv`` in that order, head-major).
 
@@ -65,14 +88,17 @@ class Attention(nn.Module):
         heads: number of heads.
         qk_norm: layer norm over the channels of a head on queries and keys, shared by the heads, eps 1e-5.
         qkv_bias: bias of the input projection.
+        key_bias: whether keys get theirs; if not, the projection is a :class:`KeyUnbiasedLinear`.
     """
 
-    def __init__(self, dim: int, heads: int, *, qk_norm: bool = False, qkv_bias: bool = True) -> None:
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, qkv_bias: bool = True, key_bias: bool = True
+    ) -> None:
         super().__init__()
         if dim % heads:
             raise ValueError(f"{dim} channels do not divide into {heads} heads")
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias) if key_bias else KeyUnbiasedLinear(dim)
         self.q_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
         self.k_norm: nn.Module = nn.LayerNorm(dim // heads, eps=1e-5) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
@@ -111,7 +137,8 @@ class Attention(nn.Module):
     def _in_parts(self, x: Tensor, rope: RopeTable | None, parts: list[slice]) -> Tensor:
         """The same with keys and values of all tokens in memory, but queries and products of one part only."""
         heads, dim = self.heads, x.shape[-1]
-        weight, bias = self.qkv.weight, self.qkv.bias
+        masked = isinstance(self.qkv, KeyUnbiasedLinear)
+        weight, bias = self.qkv.weight, self.qkv.used_bias() if masked else self.qkv.bias
 
         def project(at: slice, rows: slice) -> Tensor:
             y = nn.functional.linear(x[:, at], weight[rows], None if bias is None else bias[rows])

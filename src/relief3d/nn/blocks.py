@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,6 +24,21 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
+def _in_parts(layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A layer that acts on every token of (..., C) alone; without gradients, many tokens go through in parts, which
+    bounds what it holds inside.
+    """
+    if torch.is_grad_enabled() or x.numel() <= TOKENS_PER_PASS * x.shape[-1]:
+        return layer(x)
+    flat, out = x.flatten(0, -2), None
+    for i in range(0, len(flat), TOKENS_PER_PASS):
+        part = layer(flat[i : i + TOKENS_PER_PASS])
+        out = part.new_empty(len(flat), part.shape[-1]) if out is None else out
+        out[i : i + TOKENS_PER_PASS] = part
+    assert out is not None
+    return out.unflatten(0, x.shape[:-1])
+
+
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
@@ -31,16 +48,29 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim if out is None else out)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., C) -> (..., C'). Without gradients, many tokens go through in parts, which bounds the hidden layer."""
-        if torch.is_grad_enabled() or x.numel() <= TOKENS_PER_PASS * x.shape[-1]:
-            return self.fc2(nn.functional.gelu(self.fc1(x)))
-        flat, out = x.flatten(0, -2), None
-        for i in range(0, len(flat), TOKENS_PER_PASS):
-            part = self.fc2(nn.functional.gelu(self.fc1(flat[i : i + TOKENS_PER_PASS])))
-            out = part.new_empty(len(flat), part.shape[-1]) if out is None else out
-            out[i : i + TOKENS_PER_PASS] = part
-        assert out is not None
-        return out.unflatten(0, x.shape[:-1])
+        """(..., C) -> (..., C')."""
+        return _in_parts(lambda part: self.fc2(nn.functional.gelu(self.fc1(part))), x)
+
+
+class SwiGlu(nn.Module):
+    """``w3(silu(w1 x) * w2 x)`` with biases (Shazeer 2020).
+
+    Args:
+        dim: channels.
+        ratio: 3/2 of the hidden width over ``dim``, so that a ratio costs as much as in :class:`Mlp`; the width is
+            rounded up to a multiple of 8.
+    """
+
+    def __init__(self, dim: int, ratio: float) -> None:
+        super().__init__()
+        hidden = -(-int(dim * ratio * 2 / 3) // 8) * 8
+        self.w1 = nn.Linear(dim, hidden)
+        self.w2 = nn.Linear(dim, hidden)
+        self.w3 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        return _in_parts(lambda part: self.w3(nn.functional.silu(self.w1(part)) * self.w2(part)), x)
 
 
 class Block(nn.Module):
@@ -53,6 +83,8 @@ class Block(nn.Module):
         eps: of the block's layer norms.
         qk_norm: see :class:`Attention`.
         layer_scale: initial gamma; None for no scaling.
+        key_bias: see :class:`Attention`.
+        gated: :class:`SwiGlu` of that ratio instead of :class:`Mlp`.
 
     Attributes:
         recompute: forget activations in training and compute them again in the backward pass.
@@ -69,6 +101,8 @@ class Block(nn.Module):
         eps: float = 1e-5,
         qk_norm: bool = False,
         layer_scale: float | None = None,
+        key_bias: bool = True,
+        gated: bool = False,
     ) -> None:
         super().__init__()
 
@@ -76,10 +110,10 @@ class Block(nn.Module):
             return nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
 
         self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads, qk_norm=qk_norm)
+        self.attn = Attention(dim, heads, qk_norm=qk_norm, key_bias=key_bias)
         self.ls1 = scale()
         self.norm2 = nn.LayerNorm(dim, eps=eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp: nn.Module = SwiGlu(dim, mlp_ratio) if gated else Mlp(dim, int(dim * mlp_ratio))
         self.ls2 = scale()
 
     def forward(

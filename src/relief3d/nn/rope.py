@@ -15,10 +15,15 @@ from torch import Tensor, nn
 
 
 class RopeTable(NamedTuple):
-    """Cosine and sine (T, d) of the tokens of one view."""
+    """Cosine and sine (T, d) of the tokens of one view.
+
+    ``parts`` says how many equal parts of the channels are rotated each for themselves: 2 (rows, then columns) here, 1
+    in DINOv3, which pairs channel k with channel k + d / 2.
+    """
 
     cos: Tensor
     sin: Tensor
+    parts: int = 2
 
 
 def grid_positions(rows: int, cols: int, specials: int = 0, device: torch.device | None = None) -> Tensor:
@@ -50,7 +55,7 @@ def rope_table(positions: Tensor, head_dim: int, base: float, dtype: torch.dtype
 
 def apply_rope(tokens: Tensor, table: RopeTable) -> Tensor:
     """Rotate (..., T, d) queries or keys; the tables may repeat over leading dimensions."""
-    first, second = tokens.unflatten(-1, (2, 2, -1)).unbind(-2)
+    first, second = tokens.unflatten(-1, (table.parts, 2, -1)).unbind(-2)
     turned = torch.stack([-second, first], -2).flatten(-3)
     return tokens * table.cos + turned * table.sin
 
