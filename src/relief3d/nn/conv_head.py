@@ -3,35 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from relief3d.nn.uv import uv_axes
+from relief3d.nn.uv import uv_map
+
+Norm = Literal["none", "layer_norm", "group_norm"]
+"""No norm; one group over all channels; groups of 32 channels."""
+
+
+def convolution3(channels: int, out: int) -> nn.Conv2d:
+    """3x3, the border repeated."""
+    return nn.Conv2d(channels, out, 3, padding=1, padding_mode="replicate")
+
+
+def _norm(kind: Norm, channels: int, groups: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return nn.GroupNorm(1 if kind == "layer_norm" else max(1, channels // groups), channels)
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv(relu(norm(conv(relu(norm(x))))))`` with twice the channels in the middle; key ``layers``.
+    """``x + conv(relu(norm(conv(relu(norm(x))))))``; key ``layers``.
 
     Args:
         channels: in and out.
-        groups: channels per group of the second norm; the first norm has one group.
+        groups: channels per group of a "group_norm".
+        expand: channels between the convolutions, in units of ``channels``.
+        in_norm: first norm.
+        hidden_norm: second norm.
     """
 
-    def __init__(self, channels: int, groups: int = 32) -> None:
+    def __init__(
+        self,
+        channels: int,
+        groups: int = 32,
+        *,
+        expand: int = 2,
+        in_norm: Norm = "layer_norm",
+        hidden_norm: Norm = "group_norm",
+    ) -> None:
         super().__init__()
-        hidden = 2 * channels
-
-        def conv(a: int, b: int) -> nn.Conv2d:
-            return nn.Conv2d(a, b, 3, padding=1, padding_mode="replicate")
-
+        hidden = expand * channels
         self.layers = nn.Sequential(
-            nn.GroupNorm(1, channels),
+            _norm(in_norm, channels, groups),
             nn.ReLU(),
-            conv(channels, hidden),
-            nn.GroupNorm(max(1, hidden // groups), hidden),
+            convolution3(channels, hidden),
+            _norm(hidden_norm, hidden, groups),
             nn.ReLU(),
-            conv(hidden, channels),
+            convolution3(hidden, channels),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,10 +64,7 @@ class ResidualBlock(nn.Module):
 def append_uv(x: Tensor, aspect: float) -> Tensor:
     """(M, C, H, W) -> (M, C + 2, H, W): the coordinates u and v of every cell as two more channels."""
     rows, cols = x.shape[-2:]
-    dtype = torch.float32 if x.device.type == "mps" else torch.float64
-    u, v = uv_axes(rows, cols, aspect, x.device, dtype)
-    grid = torch.stack([u.expand(rows, cols), v[:, None].expand(rows, cols)]).to(x.dtype)
-    return torch.cat([x, grid.expand(len(x), -1, -1, -1)], 1)
+    return torch.cat([x, uv_map(rows, cols, aspect, x.device, x.dtype).expand(len(x), -1, -1, -1)], 1)
 
 
 class ConvHead(nn.Module):
@@ -74,13 +93,13 @@ class ConvHead(nn.Module):
         for before, after in zip((dim, *widths), widths):
             up = nn.Sequential(
                 nn.ConvTranspose2d(before + 2, after, 2, 2),
-                nn.Conv2d(after, after, 3, padding=1, padding_mode="replicate"),
+                convolution3(after, after),
             )
             stages.append(nn.Sequential(up, *(ResidualBlock(after) for _ in range(residuals))))
         self.upsample_blocks = nn.ModuleList(stages)
         self.output_block = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(widths[-1] + 2, last, 3, padding=1, padding_mode="replicate"),
+                convolution3(widths[-1] + 2, last),
                 nn.ReLU(),
                 nn.Conv2d(last, channels, 1),
             )

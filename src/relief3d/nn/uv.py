@@ -28,6 +28,13 @@ def uv_axes(
     return u, v
 
 
+def uv_map(rows: int, cols: int, aspect: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(2, rows, cols): u and v of :func:`uv_axes` for every cell, computed in double precision where possible."""
+    wide = torch.float32 if device.type == "mps" else torch.float64
+    u, v = uv_axes(rows, cols, aspect, device, wide)
+    return torch.stack([u.expand(rows, cols), v[:, None].expand(rows, cols)]).to(dtype)
+
+
 def sincos(positions: Tensor, channels: int, base: float) -> Tensor:
     """(..., channels): sines, then cosines of ``p * base ** (-j / (channels / 2))``."""
     half = channels // 2
