@@ -137,8 +137,8 @@ class Attention(nn.Module):
     def _in_parts(self, x: Tensor, rope: RopeTable | None, parts: list[slice]) -> Tensor:
         """The same with keys and values of all tokens in memory, but queries and products of one part only."""
         heads, dim = self.heads, x.shape[-1]
-        masked = isinstance(self.qkv, KeyUnbiasedLinear)
-        weight, bias = self.qkv.weight, self.qkv.used_bias() if masked else self.qkv.bias
+        qkv = self.qkv
+        weight, bias = qkv.weight, qkv.used_bias() if isinstance(qkv, KeyUnbiasedLinear) else qkv.bias
 
         def project(at: slice, rows: slice) -> Tensor:
             y = nn.functional.linear(x[:, at], weight[rows], None if bias is None else bias[rows])
