@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
+import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from relief3d.core.contract import Camera, Depth, Scene, View
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, MissingExtraError
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.labelling.base import DepthLabel, Grouping, Labels
 
@@ -60,6 +63,12 @@ class ToyOptions:
     bad: int = 0
     hang: int = 0
     sleep: float = 0.0
+    forks: bool = False
+    """A worker that crashes leaves a child behind, which holds all that it had open."""
+    cut: int = 0
+    """Kill the worker while the labels of these views are renamed or flushed, in their first attempt."""
+    pids: str = ""
+    """Folder that gets an empty file per worker, named by its process id."""
 
 
 class Toy:
@@ -72,8 +81,11 @@ class Toy:
 
     def __init__(self, options: ToyOptions, device: str = "cpu") -> None:
         # Where attempts are counted and how long they take must not change the items.
-        self.options = ToyOptions(**{**vars(options), "log": "", "sleep": 0.0, "crash_times": 0, "crash": 0})
+        still = {"log": "", "sleep": 0.0, "crash_times": 0, "crash": 0, "forks": False, "cut": 0, "pids": ""}
+        self.options = ToyOptions(**{**vars(options), **still})
         self._faults = options
+        if options.pids and multiprocessing.parent_process() is not None:
+            (Path(options.pids) / str(os.getpid())).touch()
 
     def weights_digest(self) -> str | None:
         return None
@@ -90,7 +102,12 @@ class Toy:
         if faults.sleep:
             time.sleep(faults.sleep)
         if hit(faults.crash, faults.crash_times):
+            if faults.forks and os.fork() == 0:
+                time.sleep(20)
+                os._exit(0)
             os._exit(17)
+        if hit(faults.cut, 1):
+            die_at_call(1 + number // faults.cut % 8)
         if hit(faults.hang, 1):
             time.sleep(600)
         if hit(faults.fail, faults.fail_times):
@@ -108,12 +125,58 @@ class Toy:
         return path.stat().st_size
 
 
+def die_at_call(number: int) -> None:
+    """Kill this process at the ``number``-th call that a save makes of the disk: 1 before the first."""
+    calls = [0]
+
+    def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            found = real(*arguments)
+            if calls[0] == number - 1 and real is os.replace:  # after the rename, before anything else
+                os.kill(os.getpid(), signal.SIGKILL)
+            return found
+
+        return call
+
+    os.fsync, os.replace = deadly(os.fsync), deadly(os.replace)
+
+
 class SlowToBuild(Toy):
     """Cannot even be built in a worker."""
 
     def __init__(self, options: ToyOptions, device: str = "cpu") -> None:
-        import multiprocessing
-
         if multiprocessing.parent_process() is not None:
             os._exit(3)
         super().__init__(options, device)
+
+
+class Clumsy(Toy):
+    """Fails in ways that are not the item's fault, or returns what is no label; ``log`` says how."""
+
+    def label(self, scene: Scene, *, seed: int, work: Path) -> Labels:
+        how = self._faults.log
+        if how == "full":
+            try:
+                raise OSError(28, "No space left on device")
+            except OSError as exc:
+                raise InputError("cannot be written") from exc
+        if how == "words":
+            raise RuntimeError("sqlite: No space left on device")
+        if how == "extra":
+            raise MissingExtraError("this needs the package 'nothing'")
+        labels = Toy(ToyOptions()).label(scene, seed=seed, work=work)
+        if how == "facts":
+            return replace(labels, facts={"what": object()})
+        return replace(labels, depth={"stranger": next(iter(labels.depth.values()))})
+
+
+class Unbuildable(Toy):
+    """Raises in the workers' constructor, in another way than our errors."""
+
+    def __init__(self, options: ToyOptions, device: str = "cpu") -> None:
+        super().__init__(options, device)
+        if multiprocessing.parent_process() is not None:
+            raise ZeroDivisionError("of all things")

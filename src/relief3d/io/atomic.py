@@ -126,19 +126,24 @@ def atomic_path(target: str | Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+def _exists(target: Path) -> InputError:
+    return InputError("exists already", path=target, remedy="use --overwrite or another name")
+
+
 @contextmanager
 def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``target``; rename it to ``target`` on success.
 
     For outputs that are several files which belong together (a COLMAP model). With ``overwrite`` an
-    existing folder is moved away first and deleted last.
+    existing folder is moved away first and deleted last; without it, of several writers exactly one wins.
 
     Raises:
-        InputError: ``target`` exists and ``overwrite`` is false; disk full, read-only, no permission.
+        InputError: ``target`` exists (or appears meanwhile) and ``overwrite`` is false; disk full, read-only, no
+            permission.
     """
     target = Path(target)
     if target.exists() and not overwrite:
-        raise InputError("exists already", path=target, remedy="use --overwrite or another name")
+        raise _exists(target)
     _make_parent(target)
     token = uuid.uuid4().hex[:12]
     temporary, old = (target.parent / f"{TEMP_PREFIX}{token}{end}" for end in (".new", ".old"))
@@ -149,13 +154,15 @@ def atomic_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Pa
             if path.is_file():
                 _sync(path)
         _sync(temporary)
-        if target.exists():
+        if overwrite and target.exists():
             target.replace(old)
         try:
-            temporary.replace(target)
-        except OSError:
+            temporary.replace(target)  # fails when another writer's folder with content has appeared
+        except OSError as exc:
             if old.exists():
                 old.replace(target)
+            if not overwrite and exc.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise _exists(target) from exc
             raise
         _sync(target.parent)
     except OSError as exc:

@@ -136,19 +136,29 @@ def is_alive(token: str, me: RunIdentity) -> bool:
     path = me.folder / f"{token}.json"
     try:
         with path.open("rb") as stream:
-            machine = json.loads(stream.read() or b"{}").get("machine")
-            if machine == machine_key() and _has_locks():
+            if _machine(stream.read()) == machine_key() and _has_locks():
                 return not _lock(stream, shared=True)
             return disk_time(me) - path.stat().st_mtime <= me.lease
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except OSError:
         return True
+
+
+def _machine(content: bytes) -> str | None:
+    """What a run's file says; None where it says nothing yet, or a crash of the machine has cut it off."""
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return None
+    return value.get("machine") if isinstance(value, dict) else None
 
 
 def other_runs(me: RunIdentity) -> tuple[list[str], list[str]]:
     """Tokens of the other runs in the folder: (alive, dead)."""
-    tokens = sorted(p.stem for p in me.folder.glob("*.json") if p.stem != me.token)
+    # A folder without its file: an orphaned worker has counted on after its run was cleared away.
+    names = {p.name if p.is_dir() else p.stem for p in me.folder.iterdir()}
+    tokens = sorted(names - {me.token})
     alive = [t for t in tokens if is_alive(t, me)]
     return alive, [t for t in tokens if t not in alive]
 
@@ -164,10 +174,14 @@ class Claim:
     def __init__(self, path: Path, owner: str) -> None:
         self._path, self._owner = path, owner
 
+    def held(self) -> bool:
+        """Whether nobody has taken it over, as happens to a worker whose run was killed."""
+        found = _read(self._path)
+        return found is not None and found.get("owner") == self._owner
+
     def release(self) -> None:
         """Give the item back."""
-        held = _read(self._path)
-        if held is not None and held.get("owner") == self._owner:
+        if self.held():
             self._path.unlink(missing_ok=True)
 
 
@@ -247,4 +261,15 @@ def remove_void_claims(folder: Path, run: RunIdentity) -> int:
         if held is not None and held.get("run") != run.token and not is_alive(held.get("run", ""), run):
             _bury(path, held)
             count += 1
+    return count
+
+
+def remove_claim_leftovers(folder: Path, before: float) -> int:
+    """Delete half-made claims older than ``before`` (file-system time); call it while no other run is alive."""
+    count = 0
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                path.unlink()
+                count += 1
     return count

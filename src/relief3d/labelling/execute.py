@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import shutil
 import tempfile
 import time
@@ -14,16 +16,17 @@ from typing import Literal
 import torch
 
 from relief3d.core.contract import Scene
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, MissingExtraError, ReliefError
 from relief3d.core.provenance import versions
 from relief3d.core.seeding import derive_seed
+from relief3d.io.atomic import write_error
 from relief3d.labelling.base import Labeler, LabelerSpec, Labels
-from relief3d.labelling.claims import RunIdentity, scratch_prefix, take_claim
+from relief3d.labelling.claims import Claim, RunIdentity, scratch_prefix, take_claim
 from relief3d.labelling.items import Recipe, WorkItem
 from relief3d.labelling.registry import make_labeler
 from relief3d.labelling.sources import SceneSource
 from relief3d.labelling.store import RUN_FILE, Failure, FailureKind, LabelStore
-from relief3d.labelling.writing import empty_depth, write_labels, write_plain_json
+from relief3d.labelling.writing import check_labels, empty_depth, write_labels, write_plain_json
 
 State = Literal["done", "busy", "again", "failed"]
 
@@ -97,31 +100,64 @@ class Workbench:
                 self._fail(item, "killed", reason, kills, final=True)
                 return Outcome(item.id, "failed")
             self.store.mark_start(self.job.run.token, item.id)
-            state = self._attempt(item, began)
+            state, fresh = self._attempt(item, claim, began)
             self.store.clear_starts(self.job.run.token, item.id)
-            return Outcome(item.id, state, state == "done", time.monotonic() - began)
+            return Outcome(item.id, state, fresh, time.monotonic() - began)
         finally:
             claim.release()
 
-    def _attempt(self, item: WorkItem, began: float) -> State:
-        work = Path(tempfile.mkdtemp(prefix=scratch_prefix(self.job.run.token)))
+    def _attempt(self, item: WorkItem, claim: Claim, began: float) -> tuple[State, bool]:
+        """What became of it, and whether this attempt published the labels."""
+
+        def fill(folder: Path) -> None:
+            try:
+                write_labels(folder, item, self.job.recipe, labels)
+            except (OSError, ReliefError):
+                raise
+            except Exception as exc:
+                raise _UnwritableError from exc
+            write_plain_json(folder / RUN_FILE, _circumstances(began))
+
+        work = self._scratch()
         try:
             labels = self._label(item, work)
-        except InputError as exc:
-            return self._fail(item, "input", str(exc), 1, final=True)
+            check_labels(item, labels)
         except Exception as exc:
-            earlier = self.store.failure(item.id)
-            tried = 1 + (earlier.attempts if earlier is not None and not earlier.final else 0)
-            text = f"{type(exc).__name__}: {exc}".splitlines()[0][:500]
-            return self._fail(item, "error", text, tried, final=tried >= self.job.attempts)
+            return self._blame(item, claim, exc), False
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        # Errors from here on (a full disk) are not the item's: they end the run.
-        with self.store.publish(item.id) as folder:
-            write_labels(folder, item, self.job.recipe, labels)
-            write_plain_json(folder / RUN_FILE, _circumstances(began))
+        # Errors of the disk from here on are not the item's: they end the run.
+        try:
+            fresh = self.store.publish(item.id, fill)
+        except _UnwritableError as exc:
+            return self._blame(item, claim, exc.__cause__ or exc), False
         self.store.forget_failure(item.id)
-        return "done"
+        return "done", fresh
+
+    def _scratch(self) -> Path:
+        try:
+            return Path(tempfile.mkdtemp(prefix=scratch_prefix(self.job.run.token)))
+        except OSError as exc:
+            raise write_error(exc.filename or tempfile.gettempdir(), exc) from exc
+
+    def _blame(self, item: WorkItem, claim: Claim, exc: BaseException) -> State:
+        """Write down that the labeler failed with an item, unless it was not the item's fault.
+
+        Raises:
+            ReliefError: the disk is full, or a package is missing: that would fail every item, so it ends the run.
+        """
+        if not claim.held():
+            return "again"  # another run has taken over and cleared this one's files away, hence perhaps the error
+        if (full := _disk_error(exc)) is not None:
+            raise write_error(full.filename or tempfile.gettempdir(), full) from exc
+        if isinstance(exc, MissingExtraError):
+            raise exc
+        if isinstance(exc, InputError):
+            return self._fail(item, "input", str(exc), 1, final=True)
+        earlier = self.store.failure(item.id)
+        tried = 1 + (earlier.attempts if earlier is not None and not earlier.final else 0)
+        text = f"{type(exc).__name__}: {exc}".splitlines()[0][:500]
+        return self._fail(item, "error", text, tried, final=tried >= self.job.attempts)
 
     def _label(self, item: WorkItem, work: Path) -> Labels:
         scene = self._open(item.scene)
@@ -152,6 +188,23 @@ class Workbench:
     def _fail(self, item: WorkItem, kind: FailureKind, error: str, attempts: int, *, final: bool) -> State:
         self.store.record_failure(Failure(item.id, item.scene, item.views, kind, attempts, error, final))
         return "failed" if final else "again"
+
+
+class _UnwritableError(Exception):
+    """The labeler returned something that is no label."""
+
+
+def _disk_error(exc: BaseException | None) -> OSError | None:
+    """The error of a full or read-only disk that lies behind another one."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        if isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            return exc
+        if os.strerror(errno.ENOSPC) in str(exc):  # as libraries say it
+            return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        exc = exc.__cause__ or exc.__context__
+    return None
 
 
 def _circumstances(began: float) -> dict[str, object]:

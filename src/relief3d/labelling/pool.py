@@ -155,13 +155,15 @@ def _events(crew: Sequence[_Worker], item_timeout: float | None, watch: bool) ->
             worker.process.kill()
         if not worker.ready and now - worker.since > START_SECONDS:
             worker.process.kill()
-    # A worker that dies closes its end of the link, which makes the link ready.
-    return [w for w in crew if w.link in ready]
+    # A worker that dies closes its end of the link, which makes the link ready; unless a process that its labeler has
+    # forked still holds a copy of that end.
+    return [w for w in crew if w.link in ready or not w.process.is_alive()]
 
 
 def _receive(worker: _Worker) -> Any:
+    """What a worker says; None when it is gone without a word."""
     try:
-        return worker.link.recv()
+        return worker.link.recv() if worker.link.poll() else None
     except (EOFError, OSError):
         return None
 
@@ -215,9 +217,13 @@ def worker_main(link: Connection, job: Job) -> None:
         link.send("ready")
         while True:
             link.send(bench.execute(link.recv()))
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         return
-    except ReliefError as exc:
-        link.send(exc)
-    except BrokenPipeError:
-        return
+    except Exception as exc:  # not the labeler's, whose errors become outcomes
+        known = (
+            exc
+            if isinstance(exc, ReliefError)
+            else RunError(f"a worker failed ({type(exc).__name__}: {exc})")
+        )
+        with contextlib.suppress(BrokenPipeError):
+            link.send(known)

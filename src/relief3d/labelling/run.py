@@ -20,6 +20,7 @@ from relief3d.labelling.claims import (
     forget_dead_run,
     other_runs,
     registered_run,
+    remove_claim_leftovers,
     remove_void_claims,
 )
 from relief3d.labelling.execute import Job, Outcome, Workbench
@@ -62,6 +63,14 @@ class LabelSettings:
                 "labelling settings are out of range",
                 remedy="workers >= 0, attempts >= 1, max_kills >= 1, lease > 0",
             )
+        if self.item_timeout is not None:
+            if not self.item_timeout > 0:
+                raise InputError("a time limit per item must be positive")
+            if self.cluster != "none" or self.workers == 0:
+                raise InputError(
+                    "a time limit per item holds for local worker processes only",
+                    remedy="leave --item-timeout away, or use --workers 1 or more without --cluster",
+                )
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,7 @@ def label_scenes(
             _tidy(store, run)
             job = Job(Path(out), source, spec, plan.recipe, run, settings.attempts, settings.max_kills)
             fresh, lost = _work(job, open_items, settings, progress)
+            _tidy(store, run)  # what workers that were lost just now have left
     done = sum(store.is_done(item.id) for item in plan.items)
     return Summary(
         manifest,
@@ -183,6 +193,7 @@ def _tidy(store: LabelStore, run: RunIdentity) -> None:
         forget_dead_run(token, run)
     if not alive:
         store.remove_leftovers(started)
+        remove_claim_leftovers(store.claims, started)
 
 
 def _work(

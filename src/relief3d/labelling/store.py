@@ -9,20 +9,22 @@
 
 from __future__ import annotations
 
-import errno
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from relief3d.core.errors import InputError, ReliefError
-from relief3d.io.atomic import TEMP_PREFIX, atomic_folder, remove_leftovers, write_error, write_text
+from relief3d.io.atomic import TEMP_PREFIX, atomic_folder, write_error, write_text
 from relief3d.labelling.items import Plan, Recipe, read_manifest, write_manifest
 
 LABEL_FILE = "label.json"
 RUN_FILE = "run.json"
+PLANNING_SECONDS = 600.0
+"""Temporary files of planning that are older than this are left over."""
 
 FailureKind = Literal["input", "error", "killed"]
 
@@ -94,19 +96,31 @@ class LabelStore:
         """Whether the item's labels are there, complete."""
         return (self.item_folder(item_id) / LABEL_FILE).is_file()
 
-    @contextmanager
-    def publish(self, item_id: str) -> Iterator[Path]:
-        """Yield a temporary folder that becomes the item's folder; the first of several writers wins.
+    def publish(self, item_id: str, fill: Callable[[Path], None]) -> bool:
+        """Let ``fill`` write into a temporary folder that becomes the item's folder.
+
+        Returns:
+            Whether it did: of several writers the first one wins, and the others' labels are dropped.
 
         Raises:
             ReliefError: it cannot be written.
         """
+        target = self.item_folder(item_id)
+        if target.is_dir() and not self.is_done(item_id):
+            try:
+                target.rmdir()
+            except OSError as exc:
+                if not self.is_done(item_id):
+                    why = f"holds something else than labels with '{LABEL_FILE}'"
+                    raise InputError(why, path=target, remedy="delete this folder") from exc
         try:
-            with atomic_folder(self.item_folder(item_id)) as temporary:
-                yield temporary
+            with atomic_folder(target) as temporary:
+                fill(temporary)
         except ReliefError:
             if not self.is_done(item_id):
                 raise
+            return False
+        return True
 
     def failure(self, item_id: str) -> Failure | None:
         """The failure record of an item, or None."""
@@ -154,20 +168,36 @@ class LabelStore:
         return self.runs / run / item_id
 
     def remove_leftovers(self, before: float) -> int:
-        """Delete temporary files older than ``before`` (file-system time); call it while no other run is alive."""
-        count = 0
-        folders = [self.root, self.root / "manifests", self.root / "failures"]
+        """Delete temporary files older than ``before`` (file-system time); call it while no other run is alive.
+
+        A run that is only planning is not registered yet, so what planning writes must be ``PLANNING_SECONDS`` older.
+        """
         items = self.root / "items"
-        folders += [p for p in items.iterdir() if p.is_dir()] if items.is_dir() else []
-        for folder in folders:
-            found = [p for p in folder.iterdir() if p.name.startswith(TEMP_PREFIX)] if folder.is_dir() else []
-            if found and all(_older(p, before) for p in found):
-                count += remove_leftovers(folder)
-        return count
+        written = [
+            self.root / "failures",
+            *([p for p in items.iterdir() if p.is_dir()] if items.is_dir() else []),
+        ]
+        planned = [self.root, self.root / "manifests"]
+        places = [(p, before) for p in written] + [(p, before - PLANNING_SECONDS) for p in planned]
+        return sum(_remove_older(folder, limit) for folder, limit in places)
 
 
-def _older(path: Path, before: float) -> bool:
-    try:
-        return path.stat().st_mtime < before
-    except OSError as exc:
-        return exc.errno == errno.ENOENT
+def _remove_older(folder: Path, limit: float) -> int:
+    count = 0
+    for path in folder.glob(f"{TEMP_PREFIX}*"):
+        try:
+            if path.stat().st_mtime >= limit:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                # Should its writer still be about to publish it, it does so before this or not at all.
+                trash = path.with_name(f"{TEMP_PREFIX}trash-{uuid.uuid4().hex[:12]}")
+                path.replace(trash)
+                shutil.rmtree(trash, ignore_errors=True)
+            else:
+                path.unlink()
+        except FileNotFoundError:
+            continue
+        except OSError as exc:
+            raise write_error(path, exc) from exc
+        count += 1
+    return count

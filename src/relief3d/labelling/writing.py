@@ -32,17 +32,26 @@ from relief3d.labelling.store import LABEL_FILE
 SPARSE_FIELDS = ("xyz", "rgb", "error", "obs_point", "obs_view", "obs_xy")
 
 
-def write_labels(folder: Path, item: WorkItem, recipe: Recipe, labels: Labels) -> None:
-    """Write the labels of an item into an empty folder, ``label.json`` last.
+def check_labels(item: WorkItem, labels: Labels) -> None:
+    """See that labels belong to an item.
 
     Raises:
-        InputError: the labels do not belong to the item's views, or cannot be written.
+        InputError: they are of other views, or of another number of views.
     """
     strangers = (set(labels.depth) | set(labels.cameras) | set(labels.masks)) - set(item.views)
     if strangers:
         raise InputError(f"the labeler returned labels of other views ({sorted(strangers)[0]})")
     if labels.tracks is not None and labels.tracks.xy.shape[1] != len(item.views):
         raise InputError(f"tracks over {labels.tracks.xy.shape[1]} views for {len(item.views)} views")
+
+
+def write_labels(folder: Path, item: WorkItem, recipe: Recipe, labels: Labels) -> None:
+    """Write the labels of an item into an empty folder, ``label.json`` last.
+
+    Raises:
+        InputError: the labels do not belong to the item's views, or cannot be written.
+    """
+    check_labels(item, labels)
     files: list[dict[str, Any]] = []
 
     def note(path: Path, role: str, view: str | None = None, **facts: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.contract import Scene
+from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
 from relief3d.labelling.base import Grouping, Labels, TrackLabel, Uses
 from relief3d.labelling.epipolar import verify
@@ -66,9 +67,9 @@ def track_window(
     for start in places:
         corners = find_corners(greys[start], options.points, distance=options.distance, options=lk)
         xy = corners[:, None].repeat(1, count, 1)
-        seen = torch.zeros(len(corners), count, dtype=torch.bool)
+        seen = torch.zeros(len(corners), count, dtype=torch.bool, device=xy.device)
         seen[:, start] = True
-        worst = torch.zeros(len(corners), count)
+        worst = torch.zeros(len(corners), count, device=xy.device)
         for path in (range(start + 1, count), range(start - 1, -1, -1)):
             before = start
             for now in path:
@@ -152,7 +153,8 @@ class LkTracks:
 
     def label(self, scene: Scene, *, seed: int, work: Path) -> Labels:
         """Verified tracks over the views of a window."""
-        images = [image.to(self._device) for image in same_size_images(scene)]
+        device = resolve_device(self._device)
+        images = [image.to(device) for image in same_size_images(scene)]
         xy, seen, error = (t.cpu() for t in track_window(images, self.options))
         tracks = verified_tracks(
             xy,
