@@ -14,7 +14,7 @@ from torch import nn
 
 from relief3d.nn.blocks import Block
 from relief3d.train.config import CheckpointConfig, EmaConfig, LogConfig, OptimiserConfig, TrainConfig
-from relief3d.train.distributed import AccelerateEngine, launched
+from relief3d.train.distributed import AccelerateEngine, engine_for
 from relief3d.train.loop import fit
 
 CONFIG = TrainConfig(
@@ -56,12 +56,11 @@ def main(folder: Path, options: dict[str, Any]) -> None:
     if save:
         config = replace(config, checkpoint=CheckpointConfig(every=save, keep_last=2))
     task = ToyTask(dropout=0.0, norm=False, network=block_net)
-    engine = AccelerateEngine(strategy=strategy, cpu=True) if launched() else None
+    engine = engine_for(config, device="cpu", strategy=strategy)
     result = fit(task, config, folder, engine=engine, device="cpu", stop_at=stop)
-    writes = engine is None or engine.rank == 0
-    if writes:
+    if engine.rank == 0:
         print("done", result.step, len(task.seen))
-    if engine is not None:
+    if isinstance(engine, AccelerateEngine):
         engine.close()
 
 

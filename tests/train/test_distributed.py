@@ -127,14 +127,17 @@ def test_half_precision_with_spread_weights_is_refused(monkeypatch: pytest.Monke
 
 def test_the_deepspeed_file_is_valid_and_follows_the_run() -> None:
     config = deepspeed_config(CONFIG, samples=8, world=4, dtype=torch.bfloat16)
-    assert config["zero_optimization"]["stage"] == 2 and config["bf16"] == {"enabled": True}
+    assert config["zero_optimization"]["stage"] == 2
+    # Weights stay float32, and no module is named, so that gradients are exchanged in float32.
+    cast = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
+    assert config["torch_autocast"] == cast and "bf16" not in config
     assert config["train_batch_size"] == 8 and config["train_micro_batch_size_per_gpu"] == 2
-    assert config["gradient_clipping"] == CONFIG.optimiser.clip_norm
+    assert config["gradient_clipping"] == 0  # done by the engine, set by set
     validate_deepspeed(config)
     for wrong, said in (
         ({**config, "zero_optimisation": {}}, "'zero_optimisation' is unknown.*zero_optimization"),
         ({**config, "train_batch_size": 9}, "train_batch_size"),
-        ({**config, "fp16": {"enabled": True}}, "both"),
+        ({**config, "fp16": {"enabled": True}, "bf16": {"enabled": True}}, "both"),
         ({**config, "zero_optimization": {"stage": 7}}, "stage"),
         ({**config, "zero_optimization": {"stage": 2, "overlap": True}}, "'zero_optimization.overlap'"),
     ):

@@ -26,6 +26,7 @@ _KEYS: Mapping[str, frozenset[str] | None] = {
     "gradient_predivide_factor": None,
     "communication_data_type": None,
     "zero_allow_untested_optimizer": None,
+    "torch_autocast": _SWITCH | {"dtype", "lower_precision_safe_modules"},
     "bf16": _SWITCH,
     "fp16": _SWITCH
     | {"loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "min_loss_scale", "auto_cast"},
@@ -48,24 +49,28 @@ _KEYS: Mapping[str, frozenset[str] | None] = {
 def deepspeed_config(
     config: TrainConfig, *, samples: int, world: int, dtype: torch.dtype | None = None
 ) -> dict[str, Any]:
-    """The content of DeepSpeed's JSON file for a run.
+    """The content of DeepSpeed's JSON file for a run, as :class:`relief3d.train.zero.ZeroEngine` uses it.
 
     Args:
         config: of the run.
         samples: in one micro-batch over all processes.
         world: number of processes.
-        dtype: bfloat16, float16 or None for float32.
+        dtype: of autocast; None: float32.
 
     Raises:
-        InputError: the samples cannot be shared out.
+        InputError: the samples cannot be shared out, or float16.
     """
     if samples < 1 or samples % world:
         raise InputError(f"{samples} samples do not divide among {world} processes")
+    if dtype not in (None, torch.bfloat16):
+        raise InputError(f"{dtype} is not for DeepSpeed here", remedy="use bfloat16, or the strategy ddp")
     out: dict[str, Any] = {
         "train_batch_size": samples * config.accumulate,
         "train_micro_batch_size_per_gpu": samples // world,
         "gradient_accumulation_steps": config.accumulate,
         "zero_allow_untested_optimizer": True,
+        "gradient_clipping": 0.0,  # done by the engine, set by set
+        "steps_per_print": None,
         "zero_optimization": {
             "stage": 2,
             "allgather_partitions": True,
@@ -74,12 +79,10 @@ def deepspeed_config(
             "overlap_comm": True,
         },
     }
-    if config.optimiser.clip_norm is not None:
-        out["gradient_clipping"] = config.optimiser.clip_norm
-    if dtype is torch.bfloat16:
-        out["bf16"] = {"enabled": True}
-    if dtype is torch.float16:
-        out["fp16"] = {"enabled": True}
+    if dtype is not None:
+        # No module is named, so that gradients are exchanged in float32.
+        name = str(dtype).removeprefix("torch.")
+        out["torch_autocast"] = {"enabled": True, "dtype": name, "lower_precision_safe_modules": []}
     validate_deepspeed(out, world=world)
     return out
 

@@ -22,7 +22,7 @@ from relief3d.nn.blocks import Block
 from relief3d.train.config import TrainConfig
 from relief3d.train.engine import Engine, Optimizer, SingleEngine
 
-Strategy = Literal["ddp", "fsdp"]
+Strategy = Literal["ddp", "fsdp", "deepspeed"]
 
 
 def launched() -> bool:
@@ -41,6 +41,10 @@ def engine_for(config: TrainConfig, *, device: str = "auto", strategy: Strategy 
     dtype = autocast_dtype(config.precision, where)
     if not launched():
         return SingleEngine(where, dtype)
+    if strategy == "deepspeed":
+        from relief3d.train.zero import ZeroEngine
+
+        return ZeroEngine(config, dtype, cpu=where.type == "cpu")
     return AccelerateEngine(dtype, strategy=strategy, cpu=where.type == "cpu")
 
 
