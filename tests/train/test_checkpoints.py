@@ -207,11 +207,65 @@ def test_damage_goes_back_one_checkpoint_aloud(
     heard: list[str] = []
     found = newest_checkpoint(tmp_path, heard.append)
     assert found is not None and same(found[0], state_of(3))
-    if harm is flip and name != "state.json":  # at full size: only the digest tells
-        assert len(heard) == 1 and "going back" in heard[0]
+    # Said in every case: an older checkpoint is never taken in silence.
+    assert len(heard) == 1 and "going back" in heard[0] and name in heard[0]
     # The run goes on, passes the damaged step and replaces it.
     save_checkpoint(tmp_path, state_of(6))
     assert same(loaded(tmp_path), state_of(6))
+
+
+@pytest.mark.parametrize(("old", "new"), [('"step": 6', '"step": 7'), ('"count": 0.1', '"count": 0.3')])
+def test_a_changed_number_of_the_state_is_damage(tmp_path: Path, old: str, new: str) -> None:
+    for step in (3, 6):
+        state = {"counters": {"count": 0.1, "tiny": 1e-300, "best": [1, -0.0, "a"]}}
+        path = save_checkpoint(tmp_path, Checkpoint(step, state_of(step).tensors, state))
+    assert load_checkpoint(path).state == state
+    text = (path / "state.json").read_text()
+    assert old in text
+    (path / "state.json").write_text(text.replace(old, new))
+    heard: list[str] = []
+    found = newest_checkpoint(tmp_path, heard.append)
+    assert found is not None and found[0].step == 3
+    assert "state.json: was changed or damaged" in heard[0]
+
+
+def test_checkpoints_without_a_digest_of_their_state_are_read(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path, state_of(3))
+    entry = json.loads((path / "state.json").read_text())
+    del entry["content"]
+    (path / "state.json").write_text(json.dumps(entry))
+    assert same(loaded(tmp_path), state_of(3))
+
+
+@pytest.mark.parametrize("function", ["file_digest", "load_file"])
+def test_a_disk_that_cannot_read_is_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    for step in (3, 6):
+        save_checkpoint(tmp_path, state_of(step))
+    real = getattr(module, function)
+
+    def failing(path: Any) -> Any:
+        if checkpoint_name(6) in str(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(module, function, failing)
+    heard: list[str] = []
+    found = newest_checkpoint(tmp_path, heard.append)
+    assert found is not None and found[0].step == 3
+    assert "cannot be read (Input/output error)" in heard[0]
+
+
+def test_what_a_run_went_back_from_gives_way(tmp_path: Path) -> None:
+    """A kill between rename and pointer, then another attempt at the same step: the later one counts, whole."""
+    for step in (3, 6):
+        save_checkpoint(tmp_path, state_of(step))
+    (tmp_path / "checkpoints" / "latest").write_text(checkpoint_name(3) + "\n")
+    assert loaded(tmp_path).step == 3
+    other = Checkpoint(6, state_of(60).tensors, {"counters": {"step": 6, "second": True}})
+    save_checkpoint(tmp_path, other)
+    assert same(loaded(tmp_path), other) and leftovers(tmp_path) == []
 
 
 def test_all_damaged_is_an_error_and_never_a_fresh_start(tmp_path: Path) -> None:
@@ -232,7 +286,10 @@ def test_a_lost_or_strange_pointer(tmp_path: Path, content: str | None) -> None:
         save_checkpoint(tmp_path, state_of(step))
     pointer = tmp_path / "checkpoints" / "latest"
     pointer.unlink() if content is None else pointer.write_text(content, encoding="latin-1")
-    assert loaded(tmp_path).step == (3 if content == "step_00000003" else 6)
+    heard: list[str] = []
+    found = newest_checkpoint(tmp_path, heard.append)
+    assert found is not None and found[0].step == (3 if content == "step_00000003" else 6)
+    assert ["step_00000099" in text for text in heard] == ([True] if content == "step_00000099\n" else [])
 
 
 def test_a_later_format_is_refused_and_kept(tmp_path: Path) -> None:

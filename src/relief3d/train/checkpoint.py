@@ -1,7 +1,8 @@
 """Saving and loading a run: folders that are complete or absent, and a pointer that is written last.
 
 ``checkpoints/step_00000500/`` holds ``model.safetensors``, ``optimiser.safetensors``, ``random.safetensors``, with an
-average ``ema.safetensors``, and ``state.json`` with the counters and the size and SHA-256 of every other file.
+average ``ema.safetensors``, and ``state.json`` with the counters, the size and SHA-256 of every other file, and the
+SHA-256 of its own content.
 ``checkpoints/latest`` names the newest complete folder. No file can run code.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -25,7 +27,7 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.io.atomic import TEMP_PREFIX, atomic_folder, remove_leftovers, write_text
-from relief3d.io.json_file import read_json_object, write_json
+from relief3d.io.json_file import read_json_object, to_jsonable, write_json
 from relief3d.train.config import CheckpointConfig
 
 FOLDER = "checkpoints"
@@ -56,41 +58,35 @@ def checkpoint_name(step: int) -> str:
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and point to it; one of the same step that is intact is left as it is.
+    """Write a checkpoint and point to it; one of the same step, left by a past that the run went back from, gives way.
 
     Raises:
         InputError: the disk is full or cannot be written; earlier checkpoints and the pointer stay as they were.
         RunError: the disk fails otherwise.
     """
     target = run / FOLDER / checkpoint_name(checkpoint.step)
-    if not is_complete(target, verify=True):
-        with atomic_folder(target, overwrite=True) as folder:
-            files = {}
-            for name, tensors in checkpoint.tensors.items():
-                path = folder / f"{name}.safetensors"
-                with _as_os_error():
-                    save_file(_storable(tensors), str(path))
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
-            write_json(
-                folder / STATE,
-                {"format": FORMAT, "step": checkpoint.step, "files": files, "state": dict(checkpoint.state)},
-            )
+    with atomic_folder(target, overwrite=True) as folder:
+        files = {}
+        for name, tensors in checkpoint.tensors.items():
+            path = folder / f"{name}.safetensors"
+            with _as_os_error():
+                save_file(_storable(tensors), str(path))
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        entry = {"format": FORMAT, "step": checkpoint.step, "files": files, "state": dict(checkpoint.state)}
+        entry = to_jsonable(entry)
+        write_json(folder / STATE, {**entry, "content": _content_digest(entry)})
     write_text(run / FOLDER / POINTER, target.name + "\n")
     return target
 
 
-def is_complete(folder: Path, *, verify: bool = False) -> bool:
-    """Whether a checkpoint's folder has all its files at their full size, and with ``verify`` their recorded bytes."""
+def is_complete(folder: Path) -> bool:
+    """Whether a checkpoint's folder has all its files at their full size."""
     try:
         entry = read_json_object(folder / STATE)
         if isinstance(entry.get("format"), int) and entry["format"] > FORMAT:
             return True  # a later version's is not ours to judge; loading it says so
         listed = entry["files"]
-        return all(
-            (folder / name).stat().st_size == entry["bytes"]
-            and (not verify or file_digest(folder / name) == entry["sha256"])
-            for name, entry in listed.items()
-        )
+        return all((folder / name).stat().st_size == entry["bytes"] for name, entry in listed.items())
     except (InputError, OSError, KeyError, TypeError, AttributeError):
         return False
 
@@ -106,7 +102,7 @@ def newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Checkpoint
 
     Args:
         run: the run's folder.
-        say: hears which checkpoints are damaged.
+        say: hears which checkpoints are damaged or cut off, when an older one is taken for them.
 
     Returns:
         The checkpoint and its folder; None when the folder holds none, so that the run begins.
@@ -123,8 +119,19 @@ def newest_checkpoint(run: Path, say: Callable[[str], None]) -> tuple[Checkpoint
             path=run / FOLDER,
             remedy="remove the folder to begin anew, or restore a checkpoint from a backup",
         )
+    named = _named(run)
+    if named and candidates and not (run / FOLDER / named).is_dir():
+        say(
+            f"{run / FOLDER / POINTER}: names '{named}', which is not here; going on from {candidates[0].name}"
+        )
+    # Newer than what is taken and incomplete: damage, because a killed save leaves no such folder. Loading says what.
+    lost = [
+        p
+        for p in reversed(broken)
+        if p.name == named or (p.name > candidates[0].name and (p / STATE).exists())
+    ]
     first: InputError | None = None
-    for path in candidates:
+    for path in [*lost, *candidates]:
         try:
             return load_checkpoint(path), path
         except DamagedError as exc:
@@ -143,7 +150,7 @@ def load_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
         verify: compare every file with its recorded SHA-256.
 
     Raises:
-        DamagedError: incomplete or damaged.
+        DamagedError: incomplete, damaged or unreadable.
         InputError: of a later version.
     """
     remedy = "remove this checkpoint to go on from the one before it"
@@ -153,23 +160,28 @@ def load_checkpoint(folder: Path, *, verify: bool = True) -> Checkpoint:
             raise _later(folder, entry.get("format"))
         step, files, state = int(entry["step"]), dict(entry["files"]), dict(entry["state"])
         recorded = {name: (int(f["bytes"]), str(f["sha256"])) for name, f in files.items()}
+        written = entry.pop("content", None)  # absent in the first checkpoints of this format
+        if written is not None and written != _content_digest(entry):
+            raise DamagedError("was changed or damaged", path=folder / STATE, remedy=remedy)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise DamagedError("is damaged", path=folder / STATE, remedy=remedy) from exc
     except InputError as exc:
-        if exc.path is None or isinstance(exc, _LaterFormatError):
+        if exc.path is None or isinstance(exc, _LaterFormatError | DamagedError):
             raise
         raise DamagedError(exc.message, path=exc.path, remedy=remedy) from exc
     tensors: dict[str, Tensors] = {}
     for name, (size, digest) in recorded.items():
         path = folder / name
-        if not path.is_file() or path.stat().st_size != size:
-            raise DamagedError("is missing or cut off", path=path, remedy=remedy)
-        if verify and file_digest(path) != digest:
-            raise DamagedError("was changed or damaged", path=path, remedy=remedy)
         try:
+            if not path.is_file() or path.stat().st_size != size:
+                raise DamagedError("is missing or cut off", path=path, remedy=remedy)
+            if verify and file_digest(path) != digest:
+                raise DamagedError("was changed or damaged", path=path, remedy=remedy)
             tensors[path.stem] = load_file(str(path))
         except SafetensorError as exc:
             raise DamagedError("is damaged", path=path, remedy=remedy) from exc
+        except OSError as exc:
+            raise DamagedError(f"cannot be read ({exc.strerror or exc})", path=path, remedy=remedy) from exc
     return Checkpoint(step, tensors, state)
 
 
@@ -232,14 +244,21 @@ def _candidates(run: Path) -> list[Path]:
     """Complete checkpoints in the order in which they should be tried."""
     folder = run / FOLDER
     complete = [p for p in reversed(_folders(run)) if is_complete(p)]
-    pointer = folder / POINTER
-    if pointer.is_file():
-        named = pointer.read_text(encoding="utf-8", errors="replace").strip()
-        if folder / named in complete:
-            # What is newer than the pointer's was not finished; it is as good, but the pointer decides.
-            newer = [p for p in complete if p.name > named]
-            return [folder / named, *(p for p in complete if p.name < named), *reversed(newer)]
+    named = _named(run)
+    if named and folder / named in complete:
+        # What is newer than the pointer's was not finished; it is as good, but the pointer decides.
+        newer = [p for p in complete if p.name > named]
+        return [folder / named, *(p for p in complete if p.name < named), *reversed(newer)]
     return complete
+
+
+def _named(run: Path) -> str:
+    """What the pointer says; empty without one that can be read and names a checkpoint."""
+    try:
+        text = (run / FOLDER / POINTER).read_text(encoding="utf-8", errors="replace").strip()
+    except OSError:
+        return ""
+    return text if re.fullmatch(r"step_\d+", text) else ""
 
 
 @contextmanager
@@ -251,6 +270,11 @@ def _as_os_error() -> Iterator[None]:
         found = re.search(r"os error (\d+)", str(exc))
         number = int(found.group(1)) if found else errno.EIO
         raise OSError(number, os.strerror(number)) from exc
+
+
+def _content_digest(entry: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON values, whatever the order and layout in the file."""
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
