@@ -1,0 +1,294 @@
+"""Single pictures of procedural worlds with exact depth, rendered once and read many times.
+
+Rendering costs more than a training step of a small network, so a set is rendered ahead, in files of a few worlds each
+that are complete or absent: an interrupted rendering goes on where it stopped, and several processes may render one set.
+A set's folder is named by its parameters, so that two different sets never mix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from relief3d.core.errors import InputError
+from relief3d.core.progress import Progress, SilentProgress
+from relief3d.core.seeding import derive_seed, numpy_generator, torch_generator
+from relief3d.io.atomic import write_bytes
+from relief3d.worlds.config import Family, WorldConfig
+from relief3d.worlds.effects import CameraEffects, apply_effects
+from relief3d.worlds.generate import make_bank, make_worlds
+from relief3d.worlds.ranging import lidar_scan, radar_scan
+from relief3d.worlds.sequences import make_sequences
+from relief3d.worlds.world import World
+
+FORMAT = 1
+_RADAR = 96
+_FORWARD = ((0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (1.0, 0.0, 0.0))
+"""Sensor axes (x forward, y left, z up) to camera axes (x right, y down, z forward)."""
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Parameters of a set; every value is plain and part of its name.
+
+    Attributes:
+        families: of worlds, in equal shares.
+        worlds: number of worlds per family.
+        views: pictures per world.
+        size: height and width in pixels.
+        fov: range of the horizontal field of view in degrees, drawn uniformly in the focal length's logarithm.
+        roll: largest turn about the optical axis in degrees.
+        lidar: rows and columns of rays cast over the field of view, from a place beside the camera; (0, 0) for none.
+        beside: largest distance of lidar and radar from the camera in metres.
+        texture_size: pixels per side of texture pictures.
+        seed: of everything.
+    """
+
+    families: tuple[Family, ...] = ("room", "objects", "outdoor", "street")
+    worlds: int = 500
+    views: int = 4
+    size: tuple[int, int] = (128, 160)
+    fov: tuple[float, float] = (35.0, 100.0)
+    roll: float = 8.0
+    lidar: tuple[int, int] = (32, 96)
+    beside: float = 0.3
+    texture_size: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.families or self.worlds < 1 or self.views < 2:
+            raise InputError("a set of pictures needs a family, a world and two views per world")
+        if not 1 < self.fov[0] <= self.fov[1] < 175:
+            raise InputError(f"fields of view from {self.fov[0]} to {self.fov[1]} degrees make no camera")
+
+    @property
+    def digest(self) -> str:
+        """Name of the set: a hash of its parameters and of the format."""
+        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def count(self) -> int:
+        """Number of pictures."""
+        return len(self.families) * self.worlds * self.views
+
+    def place(self, world: int) -> tuple[Family, int]:
+        """Family and number within it; families alternate, so that the first part of a set is balanced."""
+        return self.families[world % len(self.families)], world // len(self.families)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures of one size. V is their number.
+
+    Attributes:
+        image: (V, 3, H, W) uint8.
+        depth: (V, H, W) float32 z-depth in metres, 0 for sky.
+        normals: (V, 3, H, W) int8, unit normals in the camera frame times 127.
+        albedo: (V, H, W) uint8, luminance of the linear albedo times 255.
+        K: (V, 3, 3) pixels.
+        lidar: (V, R, 3) float32 raw returns in the camera frame, metres; NaN for none.
+        radar: (V, 96, 3) likewise; heights are not measured and stand at the sensor's.
+        names: of the pictures.
+    """
+
+    image: Tensor
+    depth: Tensor
+    normals: Tensor
+    albedo: Tensor
+    K: Tensor
+    lidar: Tensor
+    radar: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All but the names."""
+        return {name: getattr(self, name) for name in _TENSORS}
+
+
+_TENSORS = ("image", "depth", "normals", "albedo", "K", "lidar", "radar")
+
+
+def render_world(rule: PictureSet, number: int, device: torch.device | str = "cpu") -> Pictures:
+    """The pictures of one world of a set; a function of its arguments alone."""
+    family, own = rule.place(number)
+    config = WorldConfig(family, texture_size=rule.texture_size)
+    seed = derive_seed(rule.seed, family, own)
+    world = make_worlds([seed], config, bank=make_bank(config, rule.seed), device=device)
+    return _render(rule, world.compact(), family, own, seed)
+
+
+def _render(rule: PictureSet, world: World, family: Family, own: int, seed: int) -> Pictures:
+    height, width = rule.size
+    path = make_sequences(world, views=rule.views, seed=derive_seed(seed, "path"), size=rule.size)
+    rng = numpy_generator(derive_seed(seed, "cameras"))
+    pose = path.world_from_cam[0].clone()
+    K = torch.zeros(rule.views, 3, 3)
+    for view in range(rule.views):
+        low, high = (0.5 * width / math.tan(math.radians(f) / 2) for f in rule.fov)
+        focal = math.exp(rng.uniform(math.log(high), math.log(low)))
+        centre = np.array([width, height]) * (0.5 + rng.uniform(-0.02, 0.02, 2))
+        K[view] = torch.tensor([[focal, 0, centre[0]], [0, focal, centre[1]], [0, 0, 1]])
+        angle = math.radians(rng.uniform(-rule.roll, rule.roll))
+        turn = torch.eye(4)
+        turn[:2, :2] = torch.tensor([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+        pose[view] = pose[view] @ turn.to(pose)
+    generator = torch_generator(derive_seed(seed, "light"), world.device)
+    with torch.no_grad():
+        views = world.render((K[None].to(world.device), pose[None]), rule.size, generator=generator)
+        image = apply_effects(views.radiance[0], CameraEffects(), generator)
+        lidar, radar = _ranges(rule, world, pose, K, rng, generator)
+    luma = (views.albedo[0] * views.albedo.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1)
+    return Pictures(
+        (image * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
+        views.depth[0].float().cpu(),
+        (views.normals[0].permute(0, 3, 1, 2) * 127).round().to(torch.int8).cpu(),
+        (luma * 255).round().clamp(0, 255).to(torch.uint8).cpu(),
+        K,
+        lidar.cpu(),
+        radar.cpu(),
+        tuple(f"{family}-{own}-{view}" for view in range(rule.views)),
+    )
+
+
+def _ranges(
+    rule: PictureSet,
+    world: World,
+    pose: Tensor,
+    K: Tensor,
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Raw returns of a lidar and a radar mounted beside each camera, in the camera's frame."""
+    rows, columns = rule.lidar
+    lidar, radar = [], []
+    axes = torch.tensor(_FORWARD, device=pose.device)
+    for view in range(len(pose)):
+        offset = rng.uniform(-1, 1, 3)
+        offset *= rule.beside * rng.uniform(0.2, 1) / max(float(np.linalg.norm(offset)), 1e-6)
+        cam_from_sensor = torch.eye(4, device=pose.device)
+        cam_from_sensor[:3, :3] = axes
+        cam_from_sensor[:3, 3] = torch.from_numpy(offset).float()
+        sensor = (pose[view] @ cam_from_sensor)[None]
+        cam_from_world = torch.linalg.inv(pose[view])
+        across = math.atan(0.5 * rule.size[1] / float(K[view, 0, 0])) * 1.05
+        along = math.atan(0.5 * rule.size[0] / float(K[view, 1, 1])) * 1.05
+        for found, wanted in ((lidar, bool(rows * columns)), (radar, True)):
+            if not wanted:
+                found.append(torch.zeros(0, 3))
+                continue
+            if found is lidar:
+                scan = lidar_scan(world, sensor, _fan(rows, columns, across, along), generator)
+            else:
+                scan = radar_scan(
+                    world, sensor, generator, points=_RADAR, field=(math.degrees(2 * across), 20.0)
+                )
+            points = scan.points[0] @ cam_from_world[:3, :3].T + cam_from_world[:3, 3]
+            found.append(torch.where(scan.valid[0, :, None], points, torch.nan))
+    return torch.stack(lidar), torch.stack(radar)
+
+
+def _fan(rows: int, columns: int, across: float, along: float) -> Tensor:
+    """(rows * columns, 3) directions, x forward, within +- the angles."""
+    up, left = torch.meshgrid(
+        torch.linspace(-along, along, rows), torch.linspace(-across, across, columns), indexing="ij"
+    )
+    cos = torch.cos(up)
+    return torch.stack([cos * torch.cos(left), cos * torch.sin(left), torch.sin(up)], -1).reshape(-1, 3)
+
+
+# ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def set_folder(root: str | Path, rule: PictureSet) -> Path:
+    """Where a set lies below a folder of sets."""
+    return Path(root) / f"pictures-{rule.digest}"
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"world-{number:06d}.safetensors"
+
+
+def render_set(
+    root: str | Path,
+    rule: PictureSet,
+    *,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> Path:
+    """Render what is missing of a set; returns its folder.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    folder = set_folder(root, rule)
+    progress = progress or SilentProgress()
+    total = len(rule.families) * rule.worlds
+    missing = [n for n in range(total) if not _file(folder, n).exists()]
+    if not missing:
+        return folder
+    progress.start("rendering pictures", len(missing))
+    banks = {}
+    for number in missing:
+        if _file(folder, number).exists():  # another process was faster
+            progress.advance()
+            continue
+        family, own = rule.place(number)
+        config = WorldConfig(family, texture_size=rule.texture_size)
+        if family not in banks:
+            banks[family] = make_bank(config, rule.seed)
+        seed = derive_seed(rule.seed, family, own)
+        world = make_worlds([seed], config, bank=banks[family], device=device).compact()
+        pictures = _render(rule, world, family, own, seed)
+        meta = {"names": json.dumps(pictures.names), "set": rule.digest}
+        write_bytes(
+            _file(folder, number), save({k: v.contiguous() for k, v in pictures.tensors.items()}, meta)
+        )
+        progress.advance()
+    progress.finish()
+    return folder
+
+
+def read_world(folder: str | Path, number: int) -> Pictures:
+    """Pictures of one world of a rendered set.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    path = _file(Path(folder), number)
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            return Pictures(**tensors, names=tuple(json.loads(file.metadata()["names"])))
+    except (OSError, SafetensorError, KeyError, ValueError) as exc:
+        raise InputError(
+            "a file of rendered pictures cannot be read",
+            path=path,
+            remedy="delete it and render the set again",
+        ) from exc
+
+
+def read_set(folder: str | Path, rule: PictureSet, worlds: range | None = None) -> Pictures:
+    """All pictures of a set, or of some of its worlds, in memory, in order.
+
+    Raises:
+        InputError: files are missing or damaged.
+    """
+    numbers = worlds if worlds is not None else range(len(rule.families) * rule.worlds)
+    parts = [read_world(folder, number) for number in numbers]
+    names = tuple(name for part in parts for name in part.names)
+    return Pictures(**{k: torch.cat([p.tensors[k] for p in parts]) for k in _TENSORS}, names=names)

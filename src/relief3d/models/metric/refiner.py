@@ -1,0 +1,251 @@
+"""The lean prompted network: it starts as a strong classical answer and learns to correct it.
+
+Points are judged and corrected from their neighbours and from the picture (a small point network), every cell of a
+grid at half the picture's size chooses among its nearest points' planes and the triangulated maps (a small network per
+candidate), and a U-Net corrects the mixture and brings it to full size by convex weights, so that outlines stay sharp.
+Everything runs in log inverse depth relative to the prompt's median: results scale with the prompt, in any unit.
+It takes the place of the pyramid teacher where parameters and training are few (small-model study, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relief3d.data.prompt_candidates import MAP_FEATURES, POINT_FEATURES, PromptCandidates
+
+_REACH = 0.7
+"""Largest change of log inverse depth that a plane may carry from a point to a cell."""
+_FAR = 4.0
+_SHIFTS = 9
+
+
+@dataclass(frozen=True)
+class RefinerConfig:
+    """Sizes of the network.
+
+    Attributes:
+        widths: channels at strides 2, 4, 8, ...
+        blocks: residual blocks at every stride, on the way down.
+        key: channels by which cells and points are compared.
+        point: channels of the point network.
+        guides: further dense maps of log inverse depth that it may choose from (PDSA and GMDR of a prior: 2).
+    """
+
+    widths: tuple[int, ...] = (24, 48, 96, 128, 160)
+    blocks: tuple[int, ...] = (1, 1, 2, 2, 2)
+    key: int = 16
+    point: int = 48
+    guides: int = 0
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What the network says.
+
+    Attributes:
+        log_inverse: (B, H, W) log inverse depth relative to the prompt's median.
+        log_error: (B, H, W) log of the expected absolute error of it (Laplace).
+        mixture: (B, h, w) the choice among candidates, before correction.
+        doubt: (B, P) logit that a point is wrong; padding holds whatever comes out.
+    """
+
+    log_inverse: Tensor
+    log_error: Tensor
+    mixture: Tensor
+    doubt: Tensor
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(max(1, channels // 16), channels)
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(self.norm(x))))
+
+
+class _Pyramid(nn.Module):
+    """U-Net from stride 2 to the coarsest stride and back; (B, C, h, w) -> (B, widths[0], h, w)."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(inputs, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.encode = nn.ModuleList(
+            nn.Sequential(*(_Residual(c) for _ in range(n))) for c, n in zip(widths, blocks)
+        )
+        self.lift = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.decode = nn.ModuleList(_Residual(c) for c in widths[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        kept = []
+        for level, encode in enumerate(self.encode):
+            x = encode(x if level == 0 else self.down[level - 1](F.relu(x)))
+            kept.append(x)
+        for level in range(len(kept) - 2, -1, -1):
+            fine = kept[level]
+            coarse = F.interpolate(self.lift[level](x), fine.shape[-2:], mode="bilinear", align_corners=False)
+            x = self.decode[level](fine + coarse)
+        return x
+
+
+def _mlp(*channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for a, b in pairwise(channels):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+class PromptRefiner(nn.Module):
+    """See the module.
+
+    Args:
+        config: sizes.
+    """
+
+    def __init__(self, config: RefinerConfig) -> None:
+        super().__init__()
+        self.config = config
+        base, key, point = config.widths[0], config.key, config.point
+        dense = MAP_FEATURES + config.guides
+        self.features = _Pyramid(12 + dense, config.widths, config.blocks)
+        self.to_key = nn.Conv2d(base, key, 1)
+        self.see = nn.Conv2d(base, point, 1)
+        self.message = _mlp(2 * POINT_FEATURES + 3, point, point)
+        self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key)
+        self.choose = _mlp(10, 24, 1)
+        self.dense_logits = nn.Conv2d(base, 2 + config.guides, 1)
+        self.correct = _Pyramid(base + dense + 4, config.widths[:3], (1,) * len(config.widths[:3]))
+        self.last = nn.Conv2d(base, 2 + 4 * _SHIFTS, 3, padding=1)
+        for layer in (self.last, self.judge[-1]):
+            assert isinstance(layer, nn.Conv2d | nn.Linear)
+            nn.init.zeros_(layer.bias)
+            with torch.no_grad():
+                layer.weight.mul_(0.05)
+
+    def forward(self, image: Tensor, prompt: PromptCandidates, guides: Tensor | None = None) -> Refined:
+        """Dense log inverse depth.
+
+        Args:
+            image: (B, 3, H, W) in [0, 1].
+            prompt: its candidates at stride 2.
+            guides: (B, guides, h, w) further maps in log inverse depth relative to the prompt's median.
+        """
+        pixels = F.pixel_unshuffle(image - 0.5, 2)
+        maps = prompt.maps if guides is None else torch.cat([prompt.maps, guides], 1)
+        maps = torch.cat([maps[:, :3].clamp(-_FAR, _FAR), maps[:, 3:4].clamp(max=_FAR), maps[:, 4:]], 1)
+        seen = self.features(torch.cat([pixels, maps], 1))
+        table, doubt = self._points(image, seen, prompt)
+        mixture, spread, certain = self._mixture(image, seen, table, prompt, maps)
+        inside = torch.stack([mixture, spread, certain, mixture - maps[:, 1]], 1)
+        out = self.last(F.relu(self.correct(torch.cat([F.relu(seen), maps, inside], 1))))
+        value = mixture + out[:, 0]
+        return Refined(
+            _enlarge(value, out[:, 2:]),
+            _enlarge(out[:, 1].clamp(-8, 3), out[:, 2:]),
+            mixture,
+            doubt,
+        )
+
+    def _points(self, image: Tensor, seen: Tensor, prompt: PromptCandidates) -> tuple[Tensor, Tensor]:
+        """(B, P, 8 + key) table of points: x, y, value, slope (2), trust, colour... and (B, P) doubt."""
+        B, P = prompt.value.shape
+        stride = prompt.stride
+        h, w = seen.shape[-2:]
+        cell = (prompt.xy / stride).long()
+        cell = cell[..., 1].clamp(0, h - 1) * w + cell[..., 0].clamp(0, w - 1)
+        looks = _rows(self.see(seen).flatten(2).transpose(1, 2), cell)
+        features = prompt.features
+        M = prompt.around.shape[-1]
+        around = prompt.around.reshape(B, P * M)
+        theirs = _rows(torch.cat([features, prompt.value[..., None], prompt.xy], 2), around).reshape(
+            B, P, M, -1
+        )
+        step = (theirs[..., -2:] - prompt.xy[:, :, None]) / prompt.spacing[:, None, None, None]
+        other = (theirs[..., -3] - prompt.value[:, :, None]).clamp(-2, 2)
+        mine = features[:, :, None].expand(-1, -1, M, -1)
+        message = self.message(
+            torch.cat([mine, theirs[..., :-3], other[..., None], step.clamp(-_FAR, _FAR)], -1)
+        )
+        pooled = torch.cat([message.mean(2), message.amax(2)], -1)
+        judged = self.judge(torch.cat([pooled, looks, features], -1))
+        small = F.avg_pool2d(image, stride)
+        colour = _rows(small.flatten(2).transpose(1, 2), cell)
+        value = prompt.value + judged[..., 1]
+        keep = torch.sigmoid(judged[..., 2:3] + 2)
+        table = torch.cat(
+            [prompt.xy, value[..., None], prompt.slope * keep, judged[..., :1], colour, judged[..., 3:]], -1
+        )
+        return table, judged[..., 0]
+
+    def _mixture(
+        self, image: Tensor, seen: Tensor, table: Tensor, prompt: PromptCandidates, maps: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, h, w) each: the chosen value, how far candidates spread, the largest weight."""
+        B, K, h, w = prompt.nearest.shape
+        stride = prompt.stride
+        rows = _rows(table, prompt.nearest.reshape(B, -1)).reshape(B, K, h * w, -1)
+        ys, xs = torch.meshgrid(
+            torch.arange(h, device=image.device), torch.arange(w, device=image.device), indexing="ij"
+        )
+        centre = torch.stack([xs, ys], -1).reshape(1, 1, -1, 2) * stride + stride / 2
+        step = centre - rows[..., :2]
+        carried = (rows[..., 3:5] * step).sum(-1).clamp(-_REACH, _REACH)
+        value = rows[..., 2] + carried
+        colour = F.avg_pool2d(image, stride).flatten(2).transpose(1, 2)[:, None]
+        key = self.to_key(seen).flatten(2).transpose(1, 2)[:, None]
+        dense = torch.cat([maps[:, 0:2], maps[:, 4:]], 1).flatten(2)
+        offset = value - dense[:, 1:2]
+        said = torch.stack(
+            [
+                (rows[..., 6:9] - colour).abs().sum(-1),
+                (rows[..., 6:9] - colour).square().sum(-1),
+                (rows[..., 9:] - key).square().mean(-1),
+                (rows[..., 9:] * key).mean(-1),
+                step.norm(dim=-1) / prompt.spacing[:, None, None],
+                rows[..., 5],
+                offset.clamp(-2, 2),
+                offset.abs().clamp(max=2),
+                (value - value.mean(1, keepdim=True)).clamp(-2, 2),
+                carried,
+            ],
+            -1,
+        )
+        logits = self.choose(said)[..., 0]
+        logits = torch.cat([logits, self.dense_logits(seen).flatten(2)], 1)
+        weight = logits.softmax(1)
+        values = torch.cat([value, dense], 1)
+        mixture = (weight * values).sum(1)
+        spread = (weight * (values - mixture[:, None]).abs()).sum(1)
+        return tuple(t.reshape(B, h, w) for t in (mixture, spread, weight.amax(1)))  # type: ignore[return-value]
+
+
+def _rows(table: Tensor, index: Tensor) -> Tensor:
+    """(B, N, C) and (B, Q) int64 -> (B, Q, C); one ``index_select`` of rows, which is much faster than ``gather``."""
+    B, N, C = table.shape
+    flat = (index + torch.arange(B, device=index.device)[:, None] * N).reshape(-1)
+    return table.reshape(B * N, C).index_select(0, flat).reshape(B, -1, C)
+
+
+def _enlarge(value: Tensor, logits: Tensor) -> Tensor:
+    """(B, h, w) to (B, 2h, 2w): every fine pixel is a convex mixture of the 3 x 3 cells around its own.
+
+    Args:
+        value: coarse map.
+        logits: (B, 4 * 9, h, w).
+    """
+    B, h, w = value.shape
+    near = F.unfold(F.pad(value[:, None], (1, 1, 1, 1), mode="replicate"), 3).reshape(B, 1, _SHIFTS, h, w)
+    weight = logits.reshape(B, 4, _SHIFTS, h, w).softmax(2)
+    return F.pixel_shuffle((weight * near).sum(2), 2)[:, 0]
