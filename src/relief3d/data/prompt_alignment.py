@@ -18,45 +18,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.data.pixelwise_alignment import (
+    FULL,
+    NEIGHBOURS,
+    PRIOR_DA,
+    PixelwiseOptions,
+    align_pixelwise,
+    check_maps,
+    fit_planes,
+)
 
-NEIGHBOURS = 5
+__all__ = [
+    "FLOOR",
+    "FULL",
+    "MIN_DEPTH",
+    "NEIGHBOURS",
+    "PRIOR_DA",
+    "GlobalFit",
+    "GlobalOptions",
+    "PixelwiseOptions",
+    "PromptCondition",
+    "align_global",
+    "align_pixelwise",
+    "fill_holes",
+    "fit_affine",
+    "inverse",
+    "nearest_known",
+    "prompt_condition",
+    "prompt_conditions",
+]
+
 MIN_DEPTH = 1e-4
 """Depth at or below this is a hole."""
 
 _CHUNK = 2**22
 """Distances that the search without a tree holds at once."""
-_DEGENERATE = 1e-8
 _HUBER = 1.345 * 1.4826
 _HUBER_STEPS = 3
 _LWLR_GRID = 64
 _LWLR_RIDGE = 1e-3
 FLOOR = 1e-3
 """Disparity that replaces non-positive values of the global fit, 1/m."""
-
-
-@dataclass(frozen=True)
-class PixelwiseOptions:
-    """How PDSA is computed.
-
-    Attributes:
-        neighbours: K prompt pixels per fit.
-        clamp: keep a fit within [half the smallest, twice the largest] prompt disparity of its own neighbours;
-            off reproduces Prior Depth Anything.
-        jitter: adds uniform noise in [0, 1e-5) to the neighbours' prior, as Prior Depth Anything does against
-            rank deficiency; None falls back to a fit of the scale alone where the affine fit is degenerate.
-        max_side: fit on a grid of at most that side and upsample bilinearly (training); None fits every pixel.
-        fewer: accept fewer than ``neighbours`` prompt pixels (radar) and fit with all of them.
-    """
-
-    neighbours: int = NEIGHBOURS
-    clamp: bool = True
-    jitter: torch.Generator | None = None
-    max_side: int | None = None
-    fewer: bool = False
-
-
-PRIOR_DA = PixelwiseOptions(clamp=False)
-"""Prior Depth Anything's pixel-wise fit, without its random jitter."""
 
 
 @dataclass(frozen=True)
@@ -202,56 +204,8 @@ def fit_affine(x: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tens
     Returns:
         s, t (*,) float64.
     """
-    x, y = x.double(), y.double()
-    w = torch.ones_like(x) if weight is None else weight.double()
-    s0, s1, s2 = w.sum(-1), (w * x).sum(-1), (w * x * x).sum(-1)
-    t0, t1 = (w * y).sum(-1), (w * x * y).sum(-1)
-    det = s0 * s2 - s1 * s1
-    good = det >= _DEGENERATE * s0 * s2
-    scale = torch.where(
-        good, (s0 * t1 - s1 * t0) / torch.where(good, det, torch.ones_like(det)), t1 / s2.clamp_min(1e-300)
-    )
-    shift = torch.where(good, (t0 - scale * s1) / s0.clamp_min(1e-300), torch.zeros_like(t0))
-    return scale, shift
-
-
-def align_pixelwise(
-    prior: Tensor, prompt: Tensor, mask: Tensor, options: PixelwiseOptions = PixelwiseOptions()
-) -> Tensor:
-    """PDSA: fit the prior to the nearest prompt pixels of every pixel.
-
-    For a pixel outside the prompt with neighbours j at pixel distance r_j: weights w_j = (1 / r_j) / sum(1 / r),
-    minimise sum_j w_j^2 (s x_j + t - y_j)^2, value s x + t. Prompt pixels keep their own disparity.
-
-    Args:
-        prior: (H, W) disparity of the dense prior, 1/m up to scale and shift.
-        prompt: (H, W) disparity of the prompt, 1/m, read where ``mask`` holds.
-        mask: (H, W) bool, prompt pixels.
-        options: see :class:`PixelwiseOptions`.
-
-    Returns:
-        (H, W) float32 disparity, 1/m.
-
-    Raises:
-        InputError: shapes differ, or fewer prompt pixels than neighbours.
-    """
-    _check(prior, prompt, mask)
-    count = int(mask.sum())
-    k = min(options.neighbours, max(count, 1)) if options.fewer else options.neighbours
-    height, width = prior.shape
-    small = options.max_side is not None and max(height, width) > options.max_side
-    if small:
-        factor = (options.max_side or 1) / max(height, width)
-        rows, cols = max(1, round(height * factor)), max(1, round(width * factor))
-        x = F.interpolate(prior[None, None].double(), (rows, cols), mode="bilinear", align_corners=False)
-        where = _centres(rows, cols, height, width, prior.device)
-        out = _fit_at(x.reshape(-1), where, prior, prompt, mask, k, options).reshape(1, 1, rows, cols)
-        filled = F.interpolate(out, (height, width), mode="bilinear", align_corners=False)[0, 0]
-    else:
-        where = torch.nonzero(~mask).flip(-1)
-        filled = torch.zeros_like(prior, dtype=torch.float64)
-        filled[~mask] = _fit_at(prior[~mask].double(), where, prior, prompt, mask, k, options)
-    return torch.where(mask, prompt.double(), filled).float()
+    w = torch.ones_like(x) if weight is None else weight
+    return fit_planes(*(v.double().movedim(-1, 0) for v in (x, y, w)))
 
 
 def _centres(rows: int, cols: int, height: int, width: int, device: torch.device) -> Tensor:
@@ -260,25 +214,6 @@ def _centres(rows: int, cols: int, height: int, width: int, device: torch.device
     u = (torch.arange(cols, device=device, dtype=torch.float64) + 0.5) * (width / cols) - 0.5
     gv, gu = torch.meshgrid(v, u, indexing="ij")
     return torch.stack([gu, gv], -1).reshape(-1, 2)
-
-
-def _fit_at(
-    x: Tensor, where: Tensor, prior: Tensor, prompt: Tensor, mask: Tensor, k: int, options: PixelwiseOptions
-) -> Tensor:
-    """Fitted disparity (Q,) at positions ``where`` (Q, 2) whose prior is ``x`` (Q,)."""
-    near, far = nearest_known(mask, where, k)
-    xs, ys = prior.reshape(-1)[near].double(), prompt.reshape(-1)[near].double()
-    if options.jitter is not None:
-        noise = torch.rand(xs.shape, generator=options.jitter, device=options.jitter.device)
-        xs = xs + 1e-5 * noise.to(xs)
-    # Off the prompt the distance is at least 1 on the full grid; coarse centres may fall onto a prompt pixel.
-    weight = 1.0 / far.clamp_min(0.5)
-    weight = weight / weight.sum(-1, keepdim=True)
-    scale, shift = fit_affine(xs, ys, weight.square())
-    out = scale * x + shift
-    if options.clamp and k:
-        out = torch.minimum(torch.maximum(out, 0.5 * ys.amin(-1)), 2.0 * ys.amax(-1))
-    return out
 
 
 def align_global(
@@ -295,7 +230,7 @@ def align_global(
     Raises:
         InputError: shapes differ, no prompt pixel, or options that do not go together.
     """
-    _check(prior, prompt, mask)
+    check_maps(prior, prompt, mask)
     if options.mode == "lwlr" and options.robust:
         raise InputError("the robust fit is for the global mode", remedy="use mode 'global' with 'huber'")
     x, y = prior[mask].double(), prompt[mask].double()
@@ -349,7 +284,7 @@ def prompt_condition(
     prompt_depth: Tensor,
     mask: Tensor | None = None,
     *,
-    pixelwise: PixelwiseOptions = PixelwiseOptions(),
+    pixelwise: PixelwiseOptions = FULL,
     overall: GlobalOptions = GlobalOptions(),
     fx_over_width: float | None = None,
 ) -> PromptCondition:
@@ -376,11 +311,38 @@ def prompt_condition(
     return PromptCondition(values, fit, int(mask.sum()))
 
 
-def _check(prior: Tensor, prompt: Tensor, mask: Tensor) -> None:
-    if prior.ndim != 2 or prompt.shape != prior.shape or mask.shape != prior.shape:
-        raise InputError(
-            f"prior {tuple(prior.shape)}, prompt {tuple(prompt.shape)} and mask {tuple(mask.shape)} must be (H, W)",
-            remedy="resize the prior to the size of the prompt",
-        )
-    if not bool(mask.any()):
-        raise InputError("not enough known points: the prompt is empty")
+def prompt_conditions(
+    prior: Tensor,
+    prompt_depth: Tensor,
+    mask: Tensor | None = None,
+    *,
+    pixelwise: PixelwiseOptions = FULL,
+    overall: GlobalOptions = GlobalOptions(),
+    fx_over_width: Tensor | None = None,
+) -> Tensor:
+    """The conditions of a batch, for training: neighbours and local fits of all pictures together.
+
+    Args:
+        prior: (B, H, W) disparity of the dense prior.
+        prompt_depth: (B, H, W) metres, 0 where unknown.
+        mask: (B, H, W) bool; depth above 1e-4 when None.
+        pixelwise: options of PDSA.
+        overall: options of GMDR.
+        fx_over_width: (B,) see :func:`prompt_condition`.
+
+    Returns:
+        (B, 3, H, W) float32.
+
+    Raises:
+        InputError: as the two alignments.
+    """
+    mask = (prompt_depth > MIN_DEPTH) if mask is None else mask
+    prompt = inverse(prompt_depth)
+    near = align_pixelwise(prior, prompt, mask, pixelwise)
+    everywhere = [
+        align_global(x, y, m, overall).disparity for x, y, m in zip(prior, prompt, mask, strict=True)
+    ]
+    maps = torch.stack([near, torch.stack(everywhere)], 1)
+    if fx_over_width is not None:
+        maps = maps * fx_over_width.to(maps)[:, None, None, None]
+    return torch.cat([maps, mask[:, None].to(maps)], 1)
