@@ -4,7 +4,6 @@ process takes its share of every batch. Checkpoints are whole and portable: any 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -21,13 +20,9 @@ from relief3d.core.optional import require
 from relief3d.nn.blocks import Block
 from relief3d.train.config import TrainConfig
 from relief3d.train.engine import Engine, Optimizer, SingleEngine
+from relief3d.train.processes import launched
 
 Strategy = Literal["ddp", "fsdp", "deepspeed"]
-
-
-def launched() -> bool:
-    """Whether this process is one of several that a launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def engine_for(config: TrainConfig, *, device: str = "auto", strategy: Strategy = "ddp") -> Engine:
@@ -35,12 +30,14 @@ def engine_for(config: TrainConfig, *, device: str = "auto", strategy: Strategy 
 
     Raises:
         MissingExtraError: several processes without accelerate.
-        InputError: the device is absent, or the precision does not fit.
+        InputError: the device is absent or cannot exchange, or the precision does not fit.
     """
     where = resolve_device(device)
     dtype = autocast_dtype(config.precision, where)
     if not launched():
         return SingleEngine(where, dtype)
+    if where.type == "mps":
+        raise InputError("mps cannot exchange between processes", remedy="use --device cpu, or one process")
     if strategy == "deepspeed":
         from relief3d.train.zero import ZeroEngine
 
@@ -90,14 +87,15 @@ class AccelerateEngine(SingleEngine):
         self.accelerator = accelerate.Accelerator(
             cpu=cpu,
             mixed_precision="no",
+            dynamo_backend="no",
             fsdp_plugin=plugin,
             kwargs_handlers=[accelerate.InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
         kind = str(self.accelerator.distributed_type.value)
-        if kind == "NO" or "DEEPSPEED" in kind or "MEGATRON" in kind:
+        if (kind == "FSDP") != (strategy == "fsdp") or not (kind == "FSDP" or kind.startswith("MULTI_")):
             raise InputError(
                 f"Accelerate was launched for '{kind}'",
-                remedy="launch without it, and choose ddp or fsdp here",
+                remedy="launch without it, and choose the strategy here",
             )
         super().__init__(self.accelerator.device, dtype)
         self.strategy, self.plugin = strategy, plugin
@@ -123,7 +121,8 @@ class AccelerateEngine(SingleEngine):
         return waiting
 
     def total(self, flag: Tensor, *numbers: float) -> list[float]:
-        values = torch.tensor(numbers, dtype=torch.float32).to(self.device)
+        # Counts and their squares stay exact.
+        values = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         values = torch.cat([flag.detach().to(values).view(1), values])
         dist.all_reduce(values)
         return values.tolist()
