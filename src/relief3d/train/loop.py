@@ -30,6 +30,7 @@ from relief3d.train.feeding import feed
 from relief3d.train.fingerprint import fingerprint
 from relief3d.train.interrupt import StopWish, stop_wishes
 from relief3d.train.optimiser import freeze, make_optimiser, plan_parameters, set_learning_rate, train_mode
+from relief3d.train.processes import remember_parts, remembered_parts
 from relief3d.train.run_log import RunLog
 from relief3d.train.run_state import Counters, Trained, restore, snapshot
 from relief3d.train.schedules import schedule_factor
@@ -195,9 +196,9 @@ class _Run:
         """As :meth:`_once`, with smaller pieces when the memory runs out."""
         while True:
             try:
-                if self.count.step == 0 and self.config.log.utilisation and self.engine.world == 1:
+                if self.count.step == 0 and self.config.log.utilisation:
                     result, flops = count_flops(lambda: self._once(batches, samples))
-                    self.count.flops_per_sample = flops / samples
+                    self.count.flops_per_sample = self.engine.mean({"": torch.tensor(flops / samples)})[""]
                     return result
                 return self._once(batches, samples)
             except (RuntimeError, MemoryError) as exc:
@@ -239,15 +240,24 @@ class _Run:
             return self.task.loss(self.model, self.task.to(batch, self.engine.device), info, teacher)
 
     def _smaller_parts(self, batches: Sequence[Any], reason: str) -> None:
-        """Halve the pieces after the memory ran out."""
+        """Halve the pieces after the memory ran out; in several processes with the next start.
+
+        The others may already wait for gradients that this process cannot give any more, so nothing can be agreed on.
+        """
         step, largest = self.count.step + 1, max(len(self.task.samples(b)) for b in batches)
         self.optimiser.zero_grad(set_to_none=True)
         release_memory(self.engine.device)
-        if self.engine.world > 1 or self.count.parts >= largest:
-            how = "even with single samples" if self.engine.world == 1 else "on one of several processes"
+        if self.count.parts >= largest:
             raise RunError(
-                f"out of memory at step {step}, {how}: {reason}",
+                f"out of memory at step {step}, even with single samples: {reason}",
                 remedy="use smaller batches or pictures, more micro-batches (accumulate), or checkpointing",
+            )
+        if self.engine.world > 1:
+            remember_parts(self.folder, self.count.parts * 2)
+            raise RunError(
+                f"out of memory at step {step} on process {self.engine.rank}: {reason}",
+                remedy="the same command goes on from the last checkpoint, with batches in "
+                f"{self.count.parts * 2} parts",
             )
         self.count.parts *= 2
         self.progress.message(
@@ -354,17 +364,19 @@ class _Run:
             self.count = restore(self.trained, *found, self.identity)
             self.saved_at = self.count.step
             self.progress.message(f"resumed {self.task.name} at step {self.count.step} of {config.steps}")
-        seen = engine.total(torch.zeros((), device=engine.device), self.count.step)[1]
-        if seen != self.count.step * engine.world:
+        self.count.parts = max(self.count.parts, remembered_parts(self.folder))
+        peak = config.log.peak_flops
+        if config.log.utilisation and peak <= 0:
+            peak = measure_peak(engine.device, engine.dtype or torch.float32)
+        state = (self.count.step, self.count.parts)
+        _, *seen, peak = engine.total(torch.zeros((), device=engine.device), *state, peak)
+        if seen != [number * engine.world for number in state]:
             raise InputError(
                 "processes find different checkpoints here",
                 path=self.folder,
                 remedy="put the run's folder on a disk that all machines share",
             )
         train_mode(self.plain)
-        peak = config.log.peak_flops
-        if config.log.utilisation and engine.world == 1 and peak <= 0:
-            peak = measure_peak(engine.device, engine.dtype or torch.float32)
         if engine.rank == 0:
             self.log = RunLog(
                 self.folder,
@@ -372,7 +384,7 @@ class _Run:
                 step=self.count.step,
                 samples=self.count.samples,
                 device=engine.device,
-                flops_peak=peak * engine.world,
+                flops_peak=peak,
                 tensorboard=config.log.tensorboard,
             )
 
