@@ -66,8 +66,7 @@ class PromptCandidates:
 
     def to(self, device: torch.device | str) -> PromptCandidates:
         """On a device."""
-        found = {f.name: getattr(self, f.name) for f in fields(self)}
-        return PromptCandidates(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in found.items()})
+        return PromptCandidates(**{n: getattr(self, n).to(device) for n in _TENSORS}, stride=self.stride)
 
     @staticmethod
     def stack(items: list[PromptCandidates]) -> PromptCandidates:
@@ -86,10 +85,10 @@ class PromptCandidates:
                 parts = [_pad(p, longest) for p in parts]
             return torch.cat(parts)
 
-        names = [f.name for f in fields(PromptCandidates) if f.name != "stride"]
-        return PromptCandidates(**{n: padded(n) for n in names}, stride=items[0].stride)
+        return PromptCandidates(**{n: padded(n) for n in _TENSORS}, stride=items[0].stride)
 
 
+_TENSORS = tuple(f.name for f in fields(PromptCandidates) if f.name != "stride")
 _PER_POINT = frozenset({"xy", "value", "slope", "features", "around"})
 
 

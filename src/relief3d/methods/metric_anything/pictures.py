@@ -1,8 +1,8 @@
 """Single pictures of procedural worlds with exact depth, rendered once and read many times.
 
-Rendering costs more than a training step of a small network, so a set is rendered ahead, in files of a few worlds each
-that are complete or absent: an interrupted rendering goes on where it stopped, and several processes may render one set.
-A set's folder is named by its parameters, so that two different sets never mix.
+Rendering costs more than a training step of a small network, so a set is rendered ahead, in one file per world
+that is complete or absent: an interrupted rendering goes on where it stopped, and several processes may render
+one set. A set's folder is named by its parameters, so that two different sets never mix.
 """
 
 from __future__ import annotations
@@ -175,7 +175,8 @@ def _ranges(
 ) -> tuple[Tensor, Tensor]:
     """Raw returns of a lidar and a radar mounted beside each camera, in the camera's frame."""
     rows, columns = rule.lidar
-    lidar, radar = [], []
+    lidar: list[Tensor] = []
+    radar: list[Tensor] = []
     axes = torch.tensor(_FORWARD, device=pose.device)
     for view in range(len(pose)):
         offset = rng.uniform(-1, 1, 3)

@@ -68,7 +68,8 @@ class _Residual(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
         nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+        assert self.second.bias is not None
+        nn.init.zeros_(self.second.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.second(F.relu(self.first(self.norm(x))))
@@ -130,6 +131,7 @@ class PromptRefiner(nn.Module):
         self.last = nn.Conv2d(base, 2 + 4 * _SHIFTS, 3, padding=1)
         for layer in (self.last, self.judge[-1]):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.mul_(0.05)

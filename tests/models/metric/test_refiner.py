@@ -1,0 +1,125 @@
+"""The lean prompted network: units, padding, shapes, gradients, how it starts."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
+from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _enlarge
+
+SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8)
+
+
+def net(config: RefinerConfig = SMALL) -> PromptRefiner:
+    torch.manual_seed(0)
+    model = PromptRefiner(config).eval()
+    with torch.no_grad():  # away from the start, where many weights are zero
+        for p in model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    return model
+
+
+def prompt(count: int, seed: int = 0, unit: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    depth = 1 + 3 * torch.rand(32, 40, generator=generator)
+    keep = torch.rand(32, 40, generator=generator) < count / 1280
+    return torch.where(keep, depth, 0.0) * unit
+
+
+def picture(seed: int = 0, batch: int = 1) -> torch.Tensor:
+    return torch.rand(batch, 3, 32, 40, generator=torch.Generator().manual_seed(seed))
+
+
+def test_results_do_not_depend_on_the_unit() -> None:
+    model = net()
+    with torch.no_grad():
+        one = model(picture(), prompt_candidates(prompt(60)))
+        other = model(picture(), prompt_candidates(prompt(60, unit=1000.0)))
+    torch.testing.assert_close(one.log_inverse, other.log_inverse, atol=2e-5, rtol=0)
+    assert one.log_inverse.shape == (1, 32, 40) and one.mixture.shape == (1, 16, 20)
+
+
+def test_padding_and_neighbours_in_a_batch_change_nothing() -> None:
+    model = net()
+    few, many = prompt_candidates(prompt(20, 1)), prompt_candidates(prompt(200, 2))
+    with torch.no_grad():
+        alone = model(picture(5), few)
+        both = model(picture(5).repeat(2, 1, 1, 1), PromptCandidates.stack([few, many]))
+    torch.testing.assert_close(alone.log_inverse[0], both.log_inverse[0], atol=1e-5, rtol=0)
+    n = int(few.count)
+    torch.testing.assert_close(alone.doubt[0, :n], both.doubt[0, :n], atol=1e-5, rtol=0)
+
+
+def test_one_value_everywhere_stays_that_value_at_the_start() -> None:
+    torch.manual_seed(0)
+    model = PromptRefiner(SMALL).eval()
+    flat = torch.where(prompt(60) > 0, 2.5, 0.0)
+    with torch.no_grad():
+        found = model(picture(), prompt_candidates(flat))
+    assert float(found.mixture.abs().max()) < 0.05
+    assert float(found.log_inverse.abs().max()) < 0.2
+
+
+def test_the_mixture_is_a_choice_among_candidates() -> None:
+    """Without planes and corrections it can leave the range of the points nowhere."""
+    model = net()
+    given = prompt_candidates(prompt(60))
+    flat = PromptCandidates(**{**vars(given), "slope": torch.zeros_like(given.slope)})
+    with torch.no_grad():
+        last = model.judge[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight[1] = 0
+        last.bias[1] = 0
+        found = model(picture(), flat)
+    low, high = float(given.value.min()), float(given.value.max())
+    assert low - 1e-5 <= float(found.mixture.min()) and float(found.mixture.max()) <= high + 1e-5
+
+
+def test_every_parameter_learns() -> None:
+    model = net()
+    model.train()
+    found = model(picture(), prompt_candidates(prompt(60)))
+    (found.log_inverse.square().mean() + found.log_error.mean() + found.doubt.mean()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
+
+
+def test_guides_are_candidates() -> None:
+    model = net(RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8, guides=2))
+    given = prompt_candidates(prompt(60))
+    guides = torch.zeros(1, 2, 16, 20)
+    with torch.no_grad():
+        one = model(picture(), given, guides)
+        other = model(picture(), given, guides + 1.0)
+        model.dense_logits.bias.fill_(-20.0)  # type: ignore[union-attr]
+        model.dense_logits.bias[2] = 40.0  # type: ignore[index]
+        chosen = model(picture(), given, guides + 0.7)
+    assert float((one.log_inverse - other.log_inverse).abs().max()) > 1e-3
+    torch.testing.assert_close(chosen.mixture, torch.full_like(chosen.mixture, 0.7), atol=1e-4, rtol=0)
+
+
+def test_enlarging_mixes_the_nine_cells_around() -> None:
+    value = torch.arange(12.0).reshape(1, 3, 4)
+    logits = torch.full((1, 4, 9, 3, 4), -50.0)
+    logits[:, 0, 4] = 50  # upper left fine pixel: the cell itself
+    logits[:, 1, 5] = 50  # upper right: the cell to the right
+    logits[:, 2, 7] = 50  # lower left: the cell below
+    logits[:, 3, 0] = 50  # lower right: the cell up and left
+    found = _enlarge(value, logits.reshape(1, 36, 3, 4))[0]
+    assert found.shape == (6, 8)
+    torch.testing.assert_close(found[0::2, 0::2], value[0])
+    torch.testing.assert_close(found[0::2, 1::2], value[0][:, [1, 2, 3, 3]])
+    torch.testing.assert_close(found[1::2, 0::2], value[0][[1, 2, 2]])
+    torch.testing.assert_close(found[1::2, 1::2], value[0][[0, 0, 1]][:, [0, 0, 1, 2]])
+
+
+@pytest.mark.parametrize("size", [(34, 46), (2, 2)])
+def test_sizes_that_are_no_multiple_of_the_coarsest_stride(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    depth = 1 + torch.rand(size, generator=generator)
+    with torch.no_grad():
+        found = net()(torch.rand(1, 3, *size, generator=generator), prompt_candidates(depth))
+    assert found.log_inverse.shape == (1, *size) and math.isfinite(float(found.log_inverse.sum()))
