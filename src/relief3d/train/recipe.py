@@ -52,12 +52,14 @@ class DataPlan:
         samples: per micro-batch, on average.
         images: per micro-batch, on average.
         sizes: height and width of the pictures, one of them per micro-batch.
+        counts: every number of samples that a micro-batch may have; empty: unknown.
     """
 
     sources: tuple[SourcePlan, ...]
     samples: float
     images: float
     sizes: tuple[tuple[int, int], ...]
+    counts: tuple[int, ...] = ()
 
 
 class Trainable(Protocol):

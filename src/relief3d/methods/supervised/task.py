@@ -143,6 +143,7 @@ class SupervisedTask:
             sum(scenes) / len(scenes),
             sum(images) / len(images),
             config.stream.sizes,
+            tuple(sorted(set(scenes))),
         )
 
     def model_card(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from relief3d.io.atomic import atomic_path
 from relief3d.io.json_file import write_json
 from relief3d.pipelines.train.run_folder import RunSpec
 from relief3d.train.checkpoint import file_digest
+from relief3d.train.engine import Engine
 from relief3d.train.loop import TrainResult
 
 if TYPE_CHECKING:
@@ -24,8 +26,18 @@ CARD_FILE = "model.json"
 FORMAT = 1
 
 
-def export_model(folder: Path, spec: RunSpec, task: RecipeTask, result: TrainResult, samples: int) -> Path:
+def export_model(
+    folder: Path,
+    spec: RunSpec,
+    task: RecipeTask,
+    result: TrainResult,
+    samples: int,
+    *,
+    engine: Engine | None = None,
+) -> Path:
     """Write ``model.safetensors`` (the average where there is one) and ``model.json`` beside it; returns the former.
+
+    Of several processes, all have to ask and process 0 writes.
 
     Args:
         folder: of the run.
@@ -33,11 +45,17 @@ def export_model(folder: Path, spec: RunSpec, task: RecipeTask, result: TrainRes
         task: for the card.
         result: of the loop.
         samples: seen by the run.
+        engine: that the run had; None: one process.
     """
     network = result.model if result.average is None else result.average
     target = folder / MODEL_FILE
+    tensors = network.state_dict()
+    if engine is not None and result.average is None:
+        tensors = engine.weights(network)  # they may be spread over the processes
+    if engine is not None and engine.rank > 0:
+        return target
     with atomic_path(target) as temporary:
-        save_file(_whole(network), str(temporary), metadata={"format": "pt"})
+        save_file(_whole(tensors), str(temporary), metadata={"format": "pt"})
     card: dict[str, Any] = {
         "format": FORMAT,
         **spec.header(),
@@ -59,9 +77,9 @@ def export_model(folder: Path, spec: RunSpec, task: RecipeTask, result: TrainRes
     return target
 
 
-def _whole(network: nn.Module) -> dict[str, Tensor]:
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors by name, contiguous on the CPU, none sharing memory with another."""
-    return {name: v.detach().cpu().contiguous().clone() for name, v in network.state_dict().items()}
+    return {name: v.detach().cpu().contiguous().clone() for name, v in tensors.items()}
 
 
 def read_samples(folder: Path) -> int:
