@@ -171,8 +171,10 @@ def test_what_killed_runs_leave_is_removed_and_what_living_ones_write_is_not(tmp
     assert not any(p.exists() for p in old) and all(p.exists() for p in young)
     assert not (out / "runs" / "gone").exists()
     os.utime(young[0], (past - 3600, past - 3600))
-    run(out, 6)
-    assert not young[0].exists()
+    (out / "runs" / "killed.json").touch()  # of a run that was killed after its last item
+    os.utime(out / "runs" / "killed.json", (past - 3600, past - 3600))
+    run(out, 5)
+    assert not young[0].exists() and not list((out / "runs").iterdir())
 
 
 def test_a_dead_worker_is_noticed_although_its_child_lives(tmp_path: Path) -> None:

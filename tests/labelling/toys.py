@@ -36,7 +36,7 @@ class ToyScenes:
         first = int(name[1:]) * self.per_scene
         last = min(self.count, first + self.per_scene)
         views = [
-            View(f"v{i:04d}", Camera(WIDTH, HEIGHT), image=torch.full((3, HEIGHT, WIDTH), i / self.count))
+            View(f"v{i:04d}", Camera(WIDTH, HEIGHT), image=torch.full((3, HEIGHT, WIDTH), i % 97 / 97))
             for i in range(first, last)
         ]
         return Scene(tuple(views))
@@ -58,6 +58,8 @@ class ToyOptions:
     log: str = ""
     crash: int = 0
     crash_times: int = 1
+    poison: int = -1
+    """Number of the one view that always crashes."""
     fail: int = 0
     fail_times: int = 1
     bad: int = 0
@@ -81,11 +83,18 @@ class Toy:
 
     def __init__(self, options: ToyOptions, device: str = "cpu") -> None:
         # Where attempts are counted and how long they take must not change the items.
-        still = {"log": "", "sleep": 0.0, "crash_times": 0, "crash": 0, "forks": False, "cut": 0, "pids": ""}
+        still = {
+            "log": "",
+            "sleep": 0.0,
+            "crash_times": 0,
+            "crash": 0,
+            "forks": False,
+            "cut": 0,
+            "pids": "",
+            "poison": -1,
+        }
         self.options = ToyOptions(**{**vars(options), **still})
         self._faults = options
-        if options.pids and multiprocessing.parent_process() is not None:
-            (Path(options.pids) / str(os.getpid())).touch()
 
     def weights_digest(self) -> str | None:
         return None
@@ -99,9 +108,11 @@ class Toy:
         def hit(every: int, times: int) -> bool:
             return every > 0 and number % every == every - 1 and tries <= times
 
+        if faults.pids:
+            (Path(faults.pids) / str(os.getpid())).touch()
         if faults.sleep:
             time.sleep(faults.sleep)
-        if hit(faults.crash, faults.crash_times):
+        if hit(faults.crash, faults.crash_times) or number == faults.poison:
             if faults.forks and os.fork() == 0:
                 time.sleep(20)
                 os._exit(0)

@@ -145,12 +145,13 @@ def label_scenes(
     before = [item.id for item in plan.items if store.is_done(item.id)]
     open_items = _open_items(plan, store, set(before), settings.retry_failed)
     fresh = lost = 0
-    if open_items:
+    if open_items or store.has_traces():
         with registered_run(store.runs, settings.lease) as run:
             _tidy(store, run)
-            job = Job(Path(out), source, spec, plan.recipe, run, settings.attempts, settings.max_kills)
-            fresh, lost = _work(job, open_items, settings, progress)
-            _tidy(store, run)  # what workers that were lost just now have left
+            if open_items:
+                job = Job(Path(out), source, spec, plan.recipe, run, settings.attempts, settings.max_kills)
+                fresh, lost = _work(job, open_items, settings, progress)
+                _tidy(store, run)  # what workers that were lost just now have left
     done = sum(store.is_done(item.id) for item in plan.items)
     return Summary(
         manifest,

@@ -67,6 +67,10 @@ class LabelStore:
         """Folder of the items at work."""
         return self.root / "claims"
 
+    def has_traces(self) -> bool:
+        """Whether some run is at work, or was killed."""
+        return any(any(p.iterdir()) for p in (self.runs, self.claims) if p.is_dir())
+
     def item_folder(self, item_id: str) -> Path:
         """Where the labels of an item are, or will be."""
         return self.root / "items" / item_id[:2] / item_id
