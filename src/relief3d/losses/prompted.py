@@ -1,0 +1,105 @@
+"""Losses of the lean prompted network (:mod:`relief3d.models.metric.refiner`), in log inverse depth.
+
+Errors are relative (a log), so near and far count alike; measured truth loses its worst fifth, as in the teacher's
+robust mean (MetricAnything, section 3.2), and has no say about outlines, since sensors and reconstructions blur them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from relief3d.losses.depth_derivatives import derivative_error, masked_mean, trimmed_mean, wide
+
+_FAR = 3.0
+"""Largest error of log inverse depth that counts (a factor of twenty)."""
+
+
+@dataclass(frozen=True)
+class PromptedOptions:
+    """Weights.
+
+    Attributes:
+        value: on the error of the result.
+        error: on how well the network knows its own error (Laplace likelihood; gradients stop at the result).
+        mixture: on the error of the choice among candidates.
+        edges: on derivatives over several scales, for exact truth.
+        doubt: on telling wrong points from right ones.
+        trim: share of the worst pixels left out where truth is measured.
+        wrong: difference of log inverse depth beyond which a point counts as wrong.
+    """
+
+    value: float = 1.0
+    error: float = 0.05
+    mixture: float = 0.5
+    edges: float = 0.5
+    doubt: float = 0.05
+    trim: float = 0.2
+    wrong: float = 0.1
+
+
+@dataclass(frozen=True)
+class PromptedLoss:
+    """(B,) each: their weighted sum, and the terms without weights."""
+
+    total: Tensor
+    value: Tensor
+    error: Tensor
+    mixture: Tensor
+    edges: Tensor
+    doubt: Tensor
+
+
+def prompted_loss(
+    log_inverse: Tensor,
+    log_error: Tensor,
+    mixture: Tensor,
+    doubt: Tensor,
+    truth: Tensor,
+    valid: Tensor,
+    exact: Tensor,
+    off: Tensor,
+    known: Tensor,
+    options: PromptedOptions = PromptedOptions(),
+) -> PromptedLoss:
+    """Loss of every sample.
+
+    Args:
+        log_inverse: (B, H, W) result.
+        log_error: (B, H, W) log of its expected absolute error.
+        mixture: (B, H / 2, W / 2) choice among candidates.
+        doubt: (B, P) logit that a point is wrong.
+        truth: (B, H, W) log inverse depth in the same units; anything outside of ``valid``.
+        valid: (B, H, W) bool.
+        exact: (B,) bool, whether truth is rendered rather than measured.
+        off: (B, P) value of each point less the truth at its place.
+        known: (B, P) bool, which of these are points with a truth.
+        options: weights.
+    """
+    log_inverse, log_error, mixture, doubt = (wide(t) for t in (log_inverse, log_error, mixture, doubt))
+    truth = torch.where(valid, truth, log_inverse.detach())
+    error = (log_inverse - truth).abs().clamp(max=_FAR)
+    coarse = mixture[:, :, None, :, None].expand(-1, -1, 2, -1, 2).reshape(truth.shape)
+    chosen = (coarse - truth).abs().clamp(max=_FAR)
+
+    def mean(values: Tensor) -> Tensor:
+        return torch.where(exact, masked_mean(values, valid), trimmed_mean(values, valid, options.trim))
+
+    likelihood = masked_mean(error.detach() * torch.exp(-log_error) + log_error, valid)
+    edges = torch.where(
+        exact, derivative_error(log_inverse - truth, valid, scales=4), torch.zeros_like(likelihood)
+    )
+    wrong = F.binary_cross_entropy_with_logits(doubt, (off.abs() > options.wrong).float(), reduction="none")
+    doubted = torch.where(known, wrong, 0.0).sum(1) / known.sum(1).clamp(min=1)
+    value, choice = mean(error), mean(chosen)
+    total = (
+        options.value * value
+        + options.error * likelihood
+        + options.mixture * choice
+        + options.edges * edges
+        + options.doubt * doubted
+    )
+    return PromptedLoss(total, value, likelihood, choice, edges, doubted)

@@ -1,0 +1,93 @@
+"""Loss of the lean prompted network, term by term against plain arithmetic."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from relief3d.losses.prompted import PromptedOptions, prompted_loss
+
+B, H, W, P = 2, 8, 10, 4
+
+
+def arguments(seed: int = 0) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {
+        "log_inverse": torch.randn(B, H, W, generator=g) * 0.1,
+        "log_error": torch.randn(B, H, W, generator=g) * 0.3 - 1,
+        "mixture": torch.randn(B, H // 2, W // 2, generator=g) * 0.1,
+        "doubt": torch.randn(B, P, generator=g),
+        "truth": torch.randn(B, H, W, generator=g) * 0.1,
+        "valid": torch.rand(B, H, W, generator=g) < 0.93,
+        "exact": torch.tensor([True, False]),
+        "off": torch.tensor([[0.05, -0.2, 0.3, 9.0], [0.0, 0.0, 0.5, 9.0]]),
+        "known": torch.tensor([[True, True, True, False], [True, True, True, False]]),
+    }
+
+
+def test_terms_by_hand() -> None:
+    a = arguments()
+    found = prompted_loss(**a)
+    valid = a["valid"]
+    exact = [
+        abs(float(a["log_inverse"][0, y, x] - a["truth"][0, y, x])) for y, x in valid[0].nonzero().tolist()
+    ]
+    assert math.isclose(float(found.value[0]), sum(exact) / len(exact), rel_tol=1e-5)
+    measured = sorted(abs(float(v)) for v in (a["log_inverse"] - a["truth"])[1][valid[1]])
+    kept = measured[: len(measured) - math.ceil(0.2 * len(measured))]
+    assert math.isclose(float(found.value[1]), sum(kept) / len(kept), rel_tol=1e-5)
+    chosen = [
+        abs(float(a["mixture"][0, y // 2, x // 2] - a["truth"][0, y, x]))
+        for y, x in valid[0].nonzero().tolist()
+    ]
+    assert math.isclose(float(found.mixture[0]), sum(chosen) / len(chosen), rel_tol=1e-5)
+    likely = [
+        abs(float(a["log_inverse"][1, y, x] - a["truth"][1, y, x]))
+        * math.exp(-float(a["log_error"][1, y, x]))
+        + float(a["log_error"][1, y, x])
+        for y, x in valid[1].nonzero().tolist()
+    ]
+    assert math.isclose(float(found.error[1]), sum(likely) / len(likely), rel_tol=1e-5)
+    wrong = [0.0, 1.0, 1.0]
+    each = [
+        -(w * math.log(s) + (1 - w) * math.log(1 - s))
+        for w, s in zip(wrong, torch.sigmoid(a["doubt"][0, :3]).tolist(), strict=True)
+    ]
+    assert math.isclose(float(found.doubt[0]), sum(each) / 3, rel_tol=1e-5)
+    assert float(found.edges[0]) > 0 and float(found.edges[1]) == 0
+    o = PromptedOptions()
+    for b in range(B):
+        total = (
+            o.value * found.value[b]
+            + o.error * found.error[b]
+            + o.mixture * found.mixture[b]
+            + o.edges * found.edges[b]
+            + o.doubt * found.doubt[b]
+        )
+        assert math.isclose(float(found.total[b]), float(total), rel_tol=1e-6)
+
+
+def test_unknown_truth_says_nothing() -> None:
+    a = arguments()
+    other = {**a, "truth": torch.where(a["valid"], a["truth"], torch.nan)}
+    torch.testing.assert_close(prompted_loss(**a).total, prompted_loss(**other).total)
+    none = {**other, "valid": torch.zeros_like(a["valid"]), "known": torch.zeros_like(a["known"])}
+    none["log_inverse"] = none["log_inverse"].clone().requires_grad_()
+    total = prompted_loss(**none).total
+    total.sum().backward()
+    assert float(total.detach().abs().sum()) == 0 and float(none["log_inverse"].grad.abs().sum()) == 0  # type: ignore[union-attr]
+
+
+def test_the_likelihood_teaches_the_error_and_leaves_the_result_alone() -> None:
+    a = arguments()
+    a["log_inverse"].requires_grad_()
+    a["log_error"].requires_grad_()
+    prompted_loss(**a).error.sum().backward()
+    assert a["log_inverse"].grad is None or float(a["log_inverse"].grad.abs().sum()) == 0
+    assert float(a["log_error"].grad.abs().sum()) > 0  # type: ignore[union-attr]
+    # The best log error is the log of the error itself.
+    error = (a["log_inverse"] - a["truth"]).detach().abs()
+    b = {**arguments(), "log_error": error.log().requires_grad_()}
+    prompted_loss(**b).error.sum().backward()
+    assert float(b["log_error"].grad.abs().max()) < 1e-6  # type: ignore[union-attr]
