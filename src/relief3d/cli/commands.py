@@ -15,7 +15,7 @@ from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
 from relief3d.pipelines.evaluate.config import EvaluateConfig
 from relief3d.pipelines.label.config import LabelConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
-from relief3d.train.recipe import Budget, Size
+from relief3d.train.recipe import Budget, Size, Strategy
 
 InputPath = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="INPUT")]
 OutPath = Annotated[Path, tyro.conf.arg(aliases=["-o"], metavar="OUT")]
@@ -196,6 +196,9 @@ class TrainCommand:
     """State memory, time and data, and train nothing."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    strategy: Strategy | None = None
+    """Of several processes, which torchrun or accelerate launch starts: ddp (the default): all weights on each. fsdp:
+    weights, gradients and moments spread over them. deepspeed: gradients and moments spread (ZeRO-2)."""
     list: bool = False
     """Show the recipes."""
     verbose: Annotated[bool, tyro.conf.arg(aliases=["-v"])] = False
@@ -204,32 +207,43 @@ class TrainCommand:
     """No progress."""
 
     def run(self) -> int:
-        """Train and say where the weights are."""
+        """Train and say where the weights are; of several processes, one speaks."""
+        from relief3d.train.processes import is_first, one_voice
+
+        with one_voice():
+            said = self._run(self.quiet or not is_first())
+        if is_first():
+            _print(said)
+        return EXIT_OK
+
+    def _run(self, quiet: bool) -> str:
         if self.list:
             from relief3d.pipelines.train.registry import list_recipes
 
-            _print(list_recipes())
-            return EXIT_OK
+            return list_recipes()
         from relief3d.pipelines.train import run
 
-        request = run.TrainRequest(self.recipe, self.size, self.budget, self.config, self.set, self.device)
+        request = run.TrainRequest(
+            self.recipe, self.size, self.budget, self.config, self.set, self.device, self.strategy
+        )
         if self.resume is not None:
-            if request != run.TrainRequest(device=self.device) or self.out is not None or self.dry_run:
+            if (
+                request != run.TrainRequest(device=self.device, strategy=self.strategy)
+                or self.out
+                or self.dry_run
+            ):
                 raise InputError("--resume takes everything from its folder", remedy="leave the rest away")
-            done = run.resume_run(self.resume, self.device, _progress(self.quiet))
+            done = run.resume_run(self.resume, self.device, _progress(quiet), strategy=self.strategy)
         elif not self.recipe and self.config is None:
             raise InputError("name a recipe", remedy="relief3d train --list shows them")
         elif self.dry_run:
-            if self.verbose:
-                _print(run.resolved_yaml(request))
-            _print(run.plan_run(request))
-            return EXIT_OK
+            options = f"{run.resolved_yaml(request)}\n" if self.verbose else ""
+            return options + run.plan_run(request)
         elif self.out is None:
             raise InputError("this needs -o DIR", remedy="or --dry-run, or --resume DIR")
         else:
-            done = run.start_run(request, self.out, _progress(self.quiet))
-        _print(run.format_trained(done))
-        return EXIT_OK
+            done = run.start_run(request, self.out, _progress(quiet))
+        return run.format_trained(done)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -21,8 +21,7 @@ from relief3d.nn.blocks import Block
 from relief3d.train.config import TrainConfig
 from relief3d.train.engine import Engine, Optimizer, SingleEngine
 from relief3d.train.processes import launched
-
-Strategy = Literal["ddp", "fsdp", "deepspeed"]
+from relief3d.train.recipe import Strategy
 
 
 def engine_for(config: TrainConfig, *, device: str = "auto", strategy: Strategy = "ddp") -> Engine:

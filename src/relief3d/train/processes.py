@@ -29,9 +29,14 @@ _PATIENCE = timedelta(seconds=60)
 _LOST = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting")
 
 
+def world_size() -> int:
+    """Processes that a launcher started; 1 without one."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def launched() -> bool:
     """Whether this process is one of several that a launcher started."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return world_size() > 1
 
 
 def is_first() -> bool:

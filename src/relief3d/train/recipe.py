@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Size = Literal["nano", "micro", "mini", "small", "full"]
 Budget = Literal["smoke", "mini", "gpu", "paper"]
+Strategy = Literal["ddp", "fsdp", "deepspeed"]
+"""How several processes share a run; see :mod:`relief3d.train.distributed`."""
 SIZES: tuple[Size, ...] = ("nano", "micro", "mini", "small", "full")
 BUDGETS: tuple[Budget, ...] = ("smoke", "mini", "gpu", "paper")
 

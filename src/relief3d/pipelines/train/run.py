@@ -12,9 +12,12 @@ from relief3d.io.json_file import to_jsonable
 from relief3d.pipelines.train.configuration import to_plain
 from relief3d.pipelines.train.export import export_model, read_samples
 from relief3d.pipelines.train.plan import format_plan, make_plan
-from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, claim, read_run, resolve
+from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, read_run, resolve
+from relief3d.pipelines.train.several import check_alone, check_shares, claim_together, engine_of
+from relief3d.train.engine import Engine
 from relief3d.train.loop import TrainResult, fit
-from relief3d.train.recipe import Budget, Size
+from relief3d.train.processes import is_first
+from relief3d.train.recipe import Budget, Size, Strategy
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class TrainRequest:
         file: configuration.
         changes: ``option=value``.
         device: cpu, cuda, mps or auto.
+        strategy: of several processes; None: ddp.
     """
 
     recipe: str = ""
@@ -36,6 +40,7 @@ class TrainRequest:
     file: Path | None = None
     changes: tuple[str, ...] = ()
     device: str = "auto"
+    strategy: Strategy | None = None
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,9 @@ def plan_run(request: TrainRequest) -> str:
     """What a run would need, for the console; nothing is written.
 
     Raises:
-        InputError: see :func:`resolve`.
+        InputError: see :func:`resolve`, or several processes.
     """
+    check_alone("--dry-run")
     spec = _resolve(request)
     return format_plan(spec, make_plan(spec, request.device))
 
@@ -67,41 +73,65 @@ def start_run(request: TrainRequest, folder: Path, progress: Progress | None = N
     """Train in a folder, or go on with the same run there.
 
     Raises:
-        InputError: see :func:`resolve` and :func:`claim`.
+        InputError: see :func:`resolve`, :func:`check_shares` and :func:`claim`.
         RunError: the run failed.
         KeyboardInterrupt: interrupted, after saving.
     """
-    progress = progress or SilentProgress()
-    spec = claim(folder, _resolve(request), progress.message)
-    return train(spec, folder, request.device, progress)
+    progress = _of_first(progress)
+    wanted = _resolve(request)
+    check_shares(wanted, request.device)
+    with engine_of(wanted, request.device, request.strategy) as engine:
+        spec = claim_together(engine, folder, wanted, progress)
+        return train(spec, folder, request.device, progress, engine)
 
 
-def resume_run(folder: Path, device: str = "auto", progress: Progress | None = None) -> Trained:
-    """Go on with what a folder holds.
+def resume_run(
+    folder: Path, device: str = "auto", progress: Progress | None = None, *, strategy: Strategy | None = None
+) -> Trained:
+    """Go on with what a folder holds, with any number of processes between which its batches divide.
 
     Raises:
         InputError: it holds no run.
         RunError: the run failed.
         KeyboardInterrupt: interrupted, after saving.
     """
-    progress = progress or SilentProgress()
+    progress = _of_first(progress)
     spec = read_run(folder)
     now = commit()
     if spec.commit != now:
         progress.message(f"the run began with commit {spec.commit}, and goes on with {now}")
-    return train(spec, folder, device, progress)
+    check_shares(spec, device)
+    with engine_of(spec, device, strategy) as engine:
+        return train(spec, folder, device, progress, engine)
 
 
-def train(spec: RunSpec, folder: Path, device: str, progress: Progress) -> Trained:
-    """Run the loop in a folder that was claimed, then write the weights and their card."""
+def _of_first(progress: Progress | None) -> Progress:
+    """Of several processes, the first speaks."""
+    return progress if progress is not None and is_first() else SilentProgress()
+
+
+def train(
+    spec: RunSpec, folder: Path, device: str, progress: Progress, engine: Engine | None = None
+) -> Trained:
+    """Run the loop in a folder that was claimed, then write the weights and their card.
+
+    Args:
+        spec: of the run.
+        folder: of the run.
+        device: cpu, cuda, mps or auto.
+        progress: the console.
+        engine: where; None: one process on ``device``.
+    """
     task = spec.recipe.task(spec.config, device)
     settings = {k: v for k, v in to_plain(spec.config).items() if k != "train"}
     try:
-        result = fit(task, spec.config.train, folder, device=device, settings=settings, progress=progress)
+        result = fit(
+            task, spec.config.train, folder, engine=engine, device=device, settings=settings, progress=progress
+        )
     except KeyboardInterrupt:
         progress.message(f"to go on: relief3d train --resume {folder}")
         raise
-    weights = export_model(folder, spec, task, result, read_samples(folder))
+    weights = export_model(folder, spec, task, result, read_samples(folder), engine=engine)
     return Trained(spec, result, weights)
 
 

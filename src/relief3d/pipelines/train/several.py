@@ -6,17 +6,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress
 from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, claim
-from relief3d.train.distributed import AccelerateEngine, Strategy, engine_for
+from relief3d.train.distributed import AccelerateEngine, engine_for
 from relief3d.train.engine import Engine
-from relief3d.train.processes import by_first, launched
-
-if TYPE_CHECKING:
-    from relief3d.train.recipe import RecipeTask
+from relief3d.train.processes import by_first, launched, world_size
+from relief3d.train.recipe import Strategy
 
 
 def check_alone(what: str) -> None:
@@ -62,13 +59,16 @@ def _leave(engine: Engine) -> None:
         engine.close()
 
 
-def check_shares(task: RecipeTask, world: int) -> None:
-    """Refuse batches that cannot be shared between processes, before anything is written.
+def check_shares(spec: RunSpec, device: str) -> None:
+    """Refuse batches that cannot be shared between the processes of a launcher, before anything is written.
 
     Raises:
         InputError: the samples of a batch do not divide.
     """
-    counts = task.data_plan().counts
+    world = world_size()
+    if world == 1:
+        return
+    counts = spec.recipe.task(spec.config, device).data_plan().counts
     for count in counts:
         if count % world:
             common = math.gcd(*counts)
