@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
+from relief3d.models.metric.prompted import PromptedDepth, shrink_prompt, working_size
 from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _enlarge
 
 SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8)
@@ -123,3 +125,46 @@ def test_sizes_that_are_no_multiple_of_the_coarsest_stride(size: tuple[int, int]
     with torch.no_grad():
         found = net()(torch.rand(1, 3, *size, generator=generator), prompt_candidates(depth))
     assert found.log_inverse.shape == (1, *size) and math.isfinite(float(found.log_inverse.sum()))
+
+
+def test_points_go_to_the_pixel_that_holds_them_and_the_nearest_wins() -> None:
+    depth = torch.zeros(6, 8)
+    depth[0, 0], depth[1, 1], depth[5, 7] = 3.0, 2.0, 5.0
+    small = shrink_prompt(depth, (3, 4))
+    assert small.tolist() == [[2.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 5.0]]
+    assert working_size(375, 1242, 480) == (144, 480)
+    assert working_size(1, 1, 480) == (2, 2)
+    assert working_size(100, 100, 480) == (100, 100)
+
+
+@pytest.mark.parametrize("size", [(32, 40), (33, 47), (90, 60), (1, 1)])
+def test_any_size_and_unit(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    model = PromptedDepth(SMALL).eval()
+    generator = torch.Generator().manual_seed(1)
+    depth = 2 + torch.rand(size, generator=generator)
+    sparse = torch.where(torch.rand(size, generator=generator) < 0.2, depth, 0.0)
+    sparse[0, 0] = 2.5
+    images = torch.rand(1, 3, *size, generator=generator)
+    with torch.no_grad():
+        metres = model.predict_sparse(images, [sparse], side=48)
+        feet = model.predict_sparse(images, [sparse * 3.28], side=48)
+    assert metres.depth.shape == (1, *size) and bool(torch.isfinite(metres.depth).all())
+    assert 1.0 < float(metres.depth.median()) < 4.0
+    torch.testing.assert_close(feet.depth, metres.depth * 3.28, rtol=1e-4, atol=0)
+    assert metres.confidence is not None and 0 < float(metres.confidence.min()) <= 1
+    fx = torch.tensor(float(size[1]))
+    torch.testing.assert_close(metres.canonical, fx / (size[1] * metres.depth), rtol=1e-5, atol=0)
+
+
+def test_unusable_prompts_are_refused() -> None:
+    model = PromptedDepth(SMALL)
+    images = torch.rand(1, 3, 16, 20)
+    bad = torch.zeros(16, 20)
+    with pytest.raises(InputError, match="no points"):
+        model.predict_sparse(images, [bad])
+    bad[3, 3] = -2
+    with pytest.raises(InputError, match="negative"):
+        model.predict_sparse(images, [bad], side=8)
+    with pytest.raises(InputError, match="of that size"):
+        model.predict_sparse(images, [torch.ones(8, 10)])
