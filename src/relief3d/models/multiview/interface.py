@@ -291,6 +291,20 @@ def wrap(network: nn.Module, options: InferenceOptions | None = None) -> MultiVi
     raise InputError(f"{type(network).__name__} is not a multi-view network")
 
 
+def in_unit_range(confidence: Tensor, name: str) -> Tensor:
+    """A network's confidence as (H, W) in [0, 1], same order: 1 - 1/c for VGGT (1 and more), c / 2 for Reliev3R.
+
+    pi3's is a probability already; anything else is c / (1 + c) where it leaves [0, 1].
+    """
+    if name == "vggt":
+        return torch.where(confidence >= 1, 1 - 1 / confidence.clamp_min(1), torch.zeros_like(confidence))
+    if name == "reliev3r":
+        return (confidence / 2).clamp(0, 1)
+    if bool((confidence > 1).any()):
+        return confidence / (1 + confidence)
+    return confidence.clamp(0, 1)
+
+
 def intrinsics_from_points(local_points: Tensor, weight: Tensor | None = None) -> Tensor:
     """Pinhole that fits camera-frame points best, principal point in the middle (specification 2.3).
 

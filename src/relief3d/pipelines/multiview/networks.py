@@ -13,20 +13,9 @@ from torch import nn
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.seeding import derive_seed
-from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
 from relief3d.models.multiview.interface import InferenceOptions, MultiViewModel, autocast_dtype, wrap
-from relief3d.models.multiview.loading import (
-    PUBLISHED,
-    fetch,
-    has_fov_head,
-    heads_in,
-    identify_file,
-    load_multiview,
-)
-from relief3d.models.multiview.pi3 import Pi3
-from relief3d.models.multiview.pi3x import Pi3X
-from relief3d.models.multiview.reliev3r import Reliev3rNet
-from relief3d.models.multiview.vggt import Head, Vggt
+from relief3d.models.multiview.loading import PUBLISHED, fetch, identify_file, load_multiview
+from relief3d.models.multiview.sizes import build_network, network_for_file
 from relief3d.pipelines.multiview.config import ARCHITECTURE_NAMES, UNTRAINED, MultiviewConfig
 
 DEFAULT_WEIGHTS: Mapping[str, str] = {
@@ -154,29 +143,9 @@ def open_network(
     else:
         assert source.file is not None
         # By file, since published weights have been fetched, announced and verified above.
-        own = None if source.published else _for_file(config, source.file)
+        own = None if source.published else network_for_file(source.file, config.model_size)
         network = load_multiview(source.file, network=own, device=device, announce=announce)
     return wrap(network, options), source
-
-
-def build_network(
-    architecture: str, size: str, *, heads: tuple[Head, ...] | None = None, fov_head: bool = True
-) -> nn.Module:
-    """A network of a named size with random weights.
-
-    Args:
-        architecture: vggt, pi3, pi3x or reliev3r.
-        size: nano to full.
-        heads: of a VGGT; None: camera and depth, which is what a reconstruction reads.
-        fov_head: whether a Reliev3R network predicts the field of view (else it must be given intrinsics).
-    """
-    if architecture == "vggt":
-        return Vggt(replace(vggt_config(size), heads=heads or ("camera", "depth")))  # type: ignore[arg-type]
-    if architecture == "pi3":
-        return Pi3(pi3_config(size))  # type: ignore[arg-type]
-    if architecture == "pi3x":
-        return Pi3X(pi3x_config(size))  # type: ignore[arg-type]
-    return Reliev3rNet(reliev3r_config(size, fov_head=fov_head))  # type: ignore[arg-type]
 
 
 def source_and_size(config: MultiviewConfig) -> tuple[Source, int]:
@@ -216,13 +185,3 @@ def weights_digest(model: object) -> str:
         digest.update(repr((name, tensor.dtype, tuple(tensor.shape))).encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _for_file(config: MultiviewConfig, path: Path) -> nn.Module | None:
-    """The network that a file of weights fills; None leaves the published size to the loader."""
-    if config.model_size == "full":
-        return None
-    found, header = identify_file(path)
-    return build_network(
-        found, config.model_size, heads=heads_in(header) or None, fov_head=has_fov_head(header)
-    )

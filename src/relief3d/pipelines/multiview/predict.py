@@ -15,7 +15,7 @@ from torch import Tensor
 from relief3d.core.contract import Prediction, View
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, stage
-from relief3d.models.multiview.interface import Known, MultiViewModel
+from relief3d.models.multiview.interface import Known, MultiViewModel, in_unit_range
 from relief3d.models.multiview.long_sequence import LongOptions, run_long
 from relief3d.pipelines.multiview.pictures import Framing
 from relief3d.pipelines.multiview.store import DepthStore
@@ -214,20 +214,6 @@ def forget_passes(folder: Path) -> None:
     """Remove the chunks, once everything that is made of them is stored."""
     shutil.rmtree(folder / "chunks", ignore_errors=True)
     (folder / "chunks.json").unlink(missing_ok=True)
-
-
-def in_unit_range(confidence: Tensor, name: str) -> Tensor:
-    """A network's confidence as (H, W) in [0, 1], same order: 1 - 1/c for VGGT (1 and more), c / 2 for Reliev3R.
-
-    pi3's is a probability already; anything else is c / (1 + c) where it leaves [0, 1].
-    """
-    if name == "vggt":
-        return torch.where(confidence >= 1, 1 - 1 / confidence.clamp_min(1), torch.zeros_like(confidence))
-    if name == "reliev3r":
-        return (confidence / 2).clamp(0, 1)
-    if bool((confidence > 1).any()):
-        return confidence / (1 + confidence)
-    return confidence.clamp(0, 1)
 
 
 def _moved(known: Known, device: torch.device) -> Known:
