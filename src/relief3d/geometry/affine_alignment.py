@@ -285,8 +285,10 @@ def _align_with_anchor(
     x = p[which, point, axis] - p[which, anchor, axis] * axes[axis]
     y = q[which, point, axis] - q[which, anchor, axis] * axes[axis]
     usable = (w[which, anchor] > 0) & (w[which, point] > 0) & (x != 0)
-    scale = torch.where(usable, y / torch.where(usable, x, torch.ones_like(x)), torch.nan)
-    shift = (q[which, anchor] - scale[:, None] * p[which, anchor]) * axes
+    # NaN is put in last: in a product it would reach gradients through zeros.
+    ratio = y / torch.where(usable, x, torch.ones_like(x))
+    scale = torch.where(usable, ratio, torch.nan)
+    shift = (q[which, anchor] - ratio[:, None] * p[which, anchor]) * axes
     shift = torch.where(usable[:, None], shift, torch.nan)
     return scale.reshape(lead), shift.reshape(*lead, size)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from relief3d.geometry.alignment import weighted_median
 from relief3d.geometry.transforms import invert_rigid
+from relief3d.losses.angles import corner_normal_error
 
 SCALE_SAMPLES = 4096
 LEAST_DEPTH_SHARE = 0.1
@@ -18,7 +19,6 @@ HUBER_DELTA = 0.1
 CONFIDENT_BELOW = 0.02
 CONFIDENCE_WEIGHT = 0.05
 EDGE_RATIO = 0.03
-SMOOTH_DEGREES, LEAST_DEGREES, MOST_DEGREES = 3.0, 1.0, 90.0
 
 
 @dataclass(frozen=True)
@@ -164,27 +164,7 @@ def normal_loss(points: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """Smoothed angle between the normals of the four triangles around every 2x2 quad, away from depth edges."""
     # Pixels without truth take part in finding edges, as in the published code.
     usable = valid & ~depth_edges(target[..., 2])
-    total = points.new_zeros(())
-    corners = (
-        (slice(None, -1), slice(None, -1)), (slice(None, -1), slice(1, None)),
-        (slice(1, None), slice(1, None)), (slice(1, None), slice(None, -1)),
-    )  # fmt: skip
-    quads = [[x[:, :, y, s] for y, s in corners] for x in (points, target, usable)]
-    p, g, m = quads
-    size = max(points.shape[2:4])
-    for i in range(4):
-        j, k = (i + 1) % 4, (i - 1) % 4
-        a = torch.linalg.cross(p[j] - p[i], p[k] - p[i])
-        b = torch.linalg.cross(g[j] - g[i], g[k] - g[i])
-        angle = torch.atan2(torch.linalg.cross(a, b).norm(dim=-1) + 1e-12, (a * b).sum(-1))
-        low, high, beta = (torch.deg2rad(torch.tensor(d)).item() for d in _DEGREES)
-        angle = angle.clamp(low, high)
-        smooth = torch.where(angle < beta, 0.5 * angle.square() / beta, angle - 0.5 * beta)
-        total = total + (smooth * (m[i] & m[j] & m[k])).mean()
-    return total / (4 * size)
-
-
-_DEGREES = (LEAST_DEGREES, MOST_DEGREES, SMOOTH_DEGREES)
+    return corner_normal_error(points, target, usable).mean() / (4 * max(points.shape[2:4]))
 
 
 def depth_edges(depth: Tensor, ratio: float = EDGE_RATIO) -> Tensor:

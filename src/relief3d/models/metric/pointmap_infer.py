@@ -157,8 +157,8 @@ class PointMapModel:
         solved = _solved(raw.points, surface, known, self.tolerance)
         found = focal_to_pixels(solved.focal, height, width)
         good = torch.isfinite(found) & (found > 0) & torch.isfinite(solved.shift) & (surface.sum((1, 2)) >= 2)
-        sources: tuple[FocalSource, ...] = ("predicted",) * len(images)
-        predicted = Focal(torch.where(good, found, torch.zeros_like(found)), sources)
+        source: FocalSource = "predicted"
+        predicted = Focal(torch.where(good, found, torch.zeros_like(found)), (source,) * len(images))
         full = complete_focal(known.or_else(predicted), images)
         shift = torch.where(good, solved.shift, torch.zeros_like(solved.shift))
         return self._in_metres(raw, surface, full, shift)
