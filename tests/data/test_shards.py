@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import multiprocessing
@@ -68,7 +69,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_writers(tmp_path: Path) -> Non
 def test_a_writer_killed_at_20_moments_leaves_whole_samples_and_ends_with_the_same_bytes(
     tmp_path: Path,
 ) -> None:
-    count, per_shard = 60, 6
+    count, per_shard = 40, 5
     began = time.monotonic()
     write_shards(tmp_path / "whole", count, slowly, per_shard=per_shard)
     seconds = time.monotonic() - began
@@ -179,7 +180,7 @@ def test_foreign_shards_are_looked_through_once(tmp_path: Path) -> None:
         [
             ("d/x.1.jpg", b"1"),
             ("d/x.cls", b"2"),
-            ("__note__.json", b"{}"),
+            ("__note__", b"{}"),
             ("d/y.jpg", b"3"),
             ("readme", b"4"),
         ],
@@ -407,3 +408,128 @@ def test_stacks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         path = foreign(tmp_path / f"{number}.tar", [("x.views.safetensors", save(bad))])
         with pytest.raises(InputError, match=message):
             ShardSource("s", ShardSet(path)).sample(0, ViewRequest(3, (8, 12)), 0)
+
+
+def test_keys_that_would_be_lost_or_read_otherwise_are_refused(tmp_path: Path) -> None:
+    for number, key in enumerate(("__x", "a/", "a//b", "/a", "a.b", "a/../b", "", "x" * 81)):
+        with pytest.raises(InputError, match="is no sample"):
+            write_shards(tmp_path / str(number), 1, lambda i, key=key: (key, {"txt": b"1"}))
+    deep = "/".join("abcdefghijklmnopqrstuvwxyzabcdefghijkl")  # deeper than what is read
+    for number, keys in enumerate((("x", "X"), (deep, deep + "b"))):
+        folder = tmp_path / f"pair{number}"
+        with pytest.raises(InputError, match="would not be readable"):
+            write_shards(folder, 2, lambda i, keys=keys: (keys[i], {"txt": b"1"}))
+        assert [p.name for p in folder.iterdir()] == ["plan.json"]
+    write_shards(tmp_path / "fine", 2, lambda i: (("a/b_c-1", "a/__d")[i], {"txt": b"1"}))
+    shards = ShardSet(tmp_path / "fine")
+    assert [shards.key(i) for i in range(2)] == ["shard-000000/a/b_c-1", "shard-000000/a/__d"]
+
+
+NAMED = [
+    ("__abc.jpg", ("__abc", "jpg")),  # two lines in front are no note
+    ("__note__", None),
+    ("__dir__/q.jpg", None),
+    ("a.b/c.d.jpg", ("a.b/c", "d.jpg")),  # dots in folders belong to the key
+    ("d/x.cam.0.json", ("d/x", "cam.0.json")),
+    ("nodot", None),
+    (".hidden", None),
+    ("s.JPG", ("s", "JPG")),
+]
+"""Names and how WebDataset's own reader takes them: key and extension (which it turns to small letters)."""
+
+
+def test_names_are_taken_as_by_webdataset(tmp_path: Path) -> None:
+    path = foreign(tmp_path / "n.tar", [(name, b"1") for name, _ in NAMED])
+    shards = ShardSet(path)
+    found = [(shards.key(i).removeprefix("n/"), *shards.read(i)) for i in range(len(shards))]
+    assert found == [taken for _, taken in NAMED if taken]
+
+
+def test_webdataset_and_this_package_read_each_other(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    path = foreign(tmp_path / "n.tar", [(name, b"1") for name, _ in NAMED])
+    theirs = [
+        (s["__key__"], k) for s in wds.WebDataset(str(path), shardshuffle=False) for k in s if k[0] != "_"
+    ]
+    assert theirs == [(key, ext.lower()) for _, taken in NAMED if taken for key, ext in [taken]]
+    write_shards(tmp_path / "ours", 5, make, per_shard=5)
+    for i, s in enumerate(wds.WebDataset(str(tmp_path / "ours" / shard_name(0)), shardshuffle=False)):
+        assert s["__key__"] == make(i)[0] and {k: s[k] for k in s if k[0] != "_"} == make(i)[1]
+    with wds.TarWriter(str(tmp_path / "t.tar")) as packed:
+        for i in range(3):
+            packed.write(
+                {"__key__": f"d.v1/s{i}", "jpg": np.full((4, 4, 3), 51, np.uint8), "meta.json": {"a": i}}
+            )
+    source = ShardSource("t", ShardSet(tmp_path / "t.tar"))
+    assert source.key(2) == "t/d.v1/s2"
+    image = source.sample(1, ViewRequest(1, (4, 4)), 0).images
+    assert image.shape == (1, 1, 3, 4, 4) and float(image.mean()) == pytest.approx(0.2, abs=0.02)
+    assert json.loads(source.shards.read(2)["meta.json"]) == {"a": 2}
+
+
+def test_archives_of_a_folder_itself_are_read(tmp_path: Path) -> None:
+    """``tar -cf x.tar .`` begins with the folder "./" and puts it before every name."""
+    path = tmp_path / "x.tar"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_bytes(b"1")
+    with tarfile.open(path, "w") as packed:
+        packed.add(tmp_path / "in", "./", recursive=False)
+        packed.add(tmp_path / "in" / "a.txt", "./a.txt")
+    assert ShardSet(path).key(0) == "x/a"
+
+
+def test_pools_of_two_recipes_are_never_mixed(tmp_path: Path) -> None:
+    from relief3d.worlds.tabletop import TabletopConfig
+    from relief3d.worlds.training import TabletopSource
+
+    request = ViewRequest(2, (8, 8))
+    prerender(TabletopSource(), request, 2, tmp_path, per_shard=1)
+    assert prerender(TabletopSource(), request, 2, tmp_path, per_shard=1) == 0
+    for other, asked in (
+        (TabletopSource(config=TabletopConfig(boxes=1)), request),
+        (TabletopSource(seed=1), request),
+        (TabletopSource(pool=9), request),
+        (TabletopSource(), ViewRequest(2, (8, 8), frozenset({"depth"}))),
+        (TabletopSource(), ViewRequest(2, (8, 9))),
+    ):
+        with pytest.raises(InputError, match="shards of another plan"):
+            prerender(other, asked, 2, tmp_path, per_shard=1)
+
+
+def test_cameras_that_are_not_known_overlap_with_nothing(tmp_path: Path) -> None:
+    sample = Rendered().sample(0, ViewRequest(5, (8, 12)), 0)
+    known = torch.tensor([[True, True, False, True, True]])
+    for keep_depth in (True, False):
+        pose = torch.where(known[..., None, None], sample.world_from_cam, torch.eye(4))
+        partly = dataclasses.replace(sample, has_pose=known, world_from_cam=pose)
+        if not keep_depth:
+            partly = dataclasses.replace(partly, depth=None, depth_valid=None)
+        path = foreign(
+            tmp_path / f"{keep_depth}.tar", [(f"x.{k}", v) for k, v in encode_sample(partly).items()]
+        )
+        source = ShardSource("s", ShardSet(path))
+        wanted = ViewRequest(4, (8, 12), grouping=Grouping("covisible", overlap=(0.1, 1.0)))
+        for seed in range(10):
+            assert sorted(source.sample(0, wanted, seed).names[0]) == ["v0", "v1", "v3", "v4"]
+
+
+def test_only_numbered_pictures_are_views_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    from PIL import Image
+
+    def picture(value: int) -> bytes:
+        stream = io.BytesIO()
+        Image.new("RGB", (4, 4), (value, value, value)).save(stream, "PNG")
+        return stream.getvalue()
+
+    members = [
+        ("a.10.png", picture(255)),
+        ("a.9.png", picture(51)),
+        ("a.9.seg.png", picture(0)),
+        ("a.seg.png", picture(0)),
+    ]
+    source = ShardSource("s", ShardSet(foreign(tmp_path / "s.tar", members)))
+    batch = source.sample(0, ViewRequest(2, (4, 4), grouping=Grouping(shuffled=False)), 0)
+    assert batch.names == (("9.png", "10.png"),)
+    assert batch.images[0, :, 0, 0, 0].tolist() == pytest.approx([0.2, 1.0])
+    with pytest.raises(InputError, match="has 2 views, 3 are wanted"):
+        source.sample(0, ViewRequest(3, (4, 4)), 0)

@@ -169,3 +169,58 @@ def test_student_frames_follow_the_released_rule() -> None:
     assert select_student_frames(5, 1, torch_generator(0)) == [0]
     with pytest.raises(InputError):
         select_student_frames(3, 4, torch_generator(0))
+
+
+def test_lost_frames_do_not_spoil_a_scene() -> None:
+    whole = wall_scene([0.25 * i for i in range(8)])
+    lost = whole.views[3].replace(camera=whole.views[3].camera.replace(world_from_cam=None))
+    scene = whole.replace(views=(*whole.views[:3], lost, *whole.views[4:]))
+    overlap = scene_overlap(scene)
+    assert overlap[3].sum() == 0 and overlap[:, 3].sum() == 0
+    keep = [i for i in range(8) if i != 3]
+    assert torch.equal(overlap[keep][:, keep], scene_overlap(whole)[keep][:, keep])
+    for seed in range(12):
+        for known in (None, overlap):
+            chosen = choose_views(scene, request(4, kind="covisible"), torch_generator(seed), known)
+            assert 3 not in chosen and len(set(chosen)) == 4
+        # Neither is it the one view of a sample.
+        assert choose_views(scene, request(1, kind="covisible"), torch_generator(seed)) != [3]
+
+
+def test_every_rule_gives_all_views_of_a_scene_that_has_just_enough() -> None:
+    same = wall_scene([0.0] * 5)  # all cameras in one place: overlap 1
+    for kind in ("contiguous", "strided", "random", "covisible"):
+        orders = {tuple(choose_views(same, request(5, kind=kind), torch_generator(s))) for s in range(20)}
+        assert {tuple(sorted(order)) for order in orders} == {(0, 1, 2, 3, 4)} and len(orders) > 10, kind
+        with pytest.raises(InputError, match="has 5 views, 6 are wanted"):
+            choose_views(same, request(6, kind=kind), torch_generator(0))
+        for views in (1, 2):
+            chosen = choose_views(same, request(views, kind=kind, shuffled=False), torch_generator(1))
+            assert len(chosen) == views and chosen == sorted(chosen)
+    below = request(2, kind="covisible", overlap=(0.3, 0.99))
+    with pytest.raises(InputError, match=r"overlap by 0\.3 to 0\.99"):
+        choose_views(same, below, torch_generator(0))
+
+
+def test_random_groups_hold_every_view_equally_often() -> None:
+    counts = Counter(
+        v for s in range(600) for v in choose_from_order(6, request(2, kind="random"), torch_generator(s))
+    )
+    assert sorted(counts) == list(range(6)) and max(counts.values()) - min(counts.values()) < 80
+
+
+def test_long_scenes_are_looked_at_around_the_first_view_only() -> None:
+    opened: list[str] = []
+    scene = wall_scene([0.1 * i for i in range(40)])
+
+    def watched(view: View) -> View:
+        def load() -> Depth:
+            opened.append(view.name)
+            return view.depth  # type: ignore[return-value]
+
+        return view.replace(depth=load)
+
+    scene = scene.replace(views=tuple(map(watched, scene.views)))
+    chosen = choose_views(scene, request(3, kind="covisible", among=6), torch_generator(4))
+    near = sorted(int(n) for n in set(opened))
+    assert len(near) == 6 and near == list(range(near[0], near[0] + 6)) and set(chosen) <= set(near)

@@ -26,7 +26,9 @@ from relief3d.io.json_file import Record, read_json_object, to_jsonable, write_j
 
 PLAN, INDEX = "plan.json", "index.json"
 FORMAT = 1
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_/-]{0,79}")
+_KEY = re.compile(r"(?!__)[A-Za-z0-9_][A-Za-z0-9_-]*(/[A-Za-z0-9_][A-Za-z0-9_-]*)*")
+_NOTE = re.compile(r"__[^/]*__($|/)")
+"""Names that WebDataset's own reader passes over: notes about the shard."""
 _EXTENSION = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*")
 Members = Mapping[str, bytes]
 Place = tuple[int, int]
@@ -130,21 +132,31 @@ def _write_shard(path: Path, samples: Sequence[tuple[str, Members]]) -> None:
     keys = [key for key, _ in samples]
     if len(set(keys)) != len(keys):
         raise InputError("two samples have the same key", path=path)
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("wb") as stream,
-        tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as packed,
-    ):
-        for key, members in samples:
-            if not _KEY.fullmatch(key) or not members:
-                raise InputError(f"'{key}' with {len(members)} members is no sample", path=path)
-            for extension in sorted(members):
-                if not _EXTENSION.fullmatch(extension) or len(extension) > 60:
-                    raise InputError(f"'{extension}' is no extension", path=path)
-                # All that could differ between machines and moments stays 0.
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size, info.mode = len(members[extension]), 0o644
-                packed.addfile(info, io.BytesIO(members[extension]))
+    with atomic_path(path) as temporary:
+        with (
+            temporary.open("wb") as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.USTAR_FORMAT) as packed,
+        ):
+            for key, members in samples:
+                _pack(packed, path, key, members)
+        try:
+            found = [sample.key for sample in scan_shard(temporary).samples]
+        except InputError as exc:
+            raise InputError(f"would not be readable: {exc.message}", path=path) from exc
+        if found != keys:
+            raise InputError(f"keys such as '{keys[0]}' would be read as {found[:1]}", path=path)
+
+
+def _pack(packed: tarfile.TarFile, path: Path, key: str, members: Members) -> None:
+    if not _KEY.fullmatch(key) or len(key) > 80 or not members:
+        raise InputError(f"'{key}' with {len(members)} members is no sample", path=path)
+    for extension in sorted(members):
+        if not _EXTENSION.fullmatch(extension) or len(extension) > 60:
+            raise InputError(f"'{extension}' is no extension", path=path)
+        # All that could differ between machines and moments stays 0.
+        info = tarfile.TarInfo(f"{key}.{extension}")
+        info.size, info.mode = len(members[extension]), 0o644
+        packed.addfile(info, io.BytesIO(members[extension]))
 
 
 def _write_index(path: Path) -> None:
@@ -193,8 +205,8 @@ def scan_shard(path: str | Path, limits: ShardLimits | None = None) -> ShardInde
         place = PurePosixPath(member.name)
         stem, _, extension = place.name.partition(".")
         key = (place.parent / stem).as_posix()
-        if stem.startswith("__") or not stem or not extension:
-            continue  # WebDataset's own notes, and files without a key
+        if _NOTE.match(place.as_posix()) or not stem or not extension:
+            continue  # notes, and files without a key or an extension
         if not rows or rows[-1][0] != key:
             rows.append((key, {}))
         rows[-1][1][extension] = (member.offset, member.size)

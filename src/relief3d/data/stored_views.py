@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from relief3d.data.shard_decoders import DECODERS, Decoder, decode_members
 from relief3d.data.shards import ShardSet, write_shards
 from relief3d.data.sources import SampleSource, check_modalities, sample_of_scene
 from relief3d.data.view_groups import ViewRequest, choose_from_order, choose_from_overlap
+from relief3d.io.names import natural_key
 
 TENSORS, FACTS = "views.safetensors", "sample.json"
-_PICTURES = ("jpg", "jpeg", "png", "webp")
+_PICTURE = re.compile(r"([0-9]+\.)?(jpg|jpeg|png|webp)")
+"""Members that are views; other pictures (``seg.png``, ``mask.png``) are something else."""
 _FIELDS = ("K", "has_K", "world_from_cam", "has_pose", "depth", "depth_valid", "sparse_depth", "mask", "time")
 
 
@@ -66,7 +69,9 @@ def prerender(
     """Store samples 0 ... count - 1 of a source, so that training reads them instead of making them.
 
     Ask for more views than training will use: the reader chooses among them anew in every epoch. A killed run is
-    continued; see :func:`relief3d.data.shards.write_shards`, whose number of written shards is returned.
+    continued; see :func:`relief3d.data.shards.write_shards`, whose number of written shards is returned. What a source
+    says about itself (its attribute ``recipe``, if it has one) is kept with ``recipe``, so that a folder never mixes
+    two of them.
 
     Raises:
         InputError: a sample cannot be made, or the folder holds other shards.
@@ -81,6 +86,8 @@ def prerender(
     facts = {
         **(recipe or {}),
         "source": source.name,
+        "source_recipe": dict(getattr(source, "recipe", {})),
+        "need": sorted(request.need),
         "seed": seed,
         "views": request.views,
         "size": list(request.size),
@@ -94,8 +101,8 @@ class ShardSource:
     """Samples from shards: those of :func:`prerender`, or pictures with cameras.
 
     A sample holds ``views.safetensors`` with ``images`` (N, 3, H, W) uint8; or pictures ``jpg``, ``000.jpg``,
-    ``001.png`` ... (numbers of equal length) with, if known, ``K`` and ``world_from_cam`` in ``views.safetensors``
-    and depth in ``000.depth.npy``.
+    ``001.png`` ... in the order of their numbers with, if known, ``K`` and ``world_from_cam`` in ``views.safetensors``
+    and depth in ``000.depth.npy``. Pictures with other names (``seg.png``) are no views.
 
     Args:
         name: of the source.
@@ -192,15 +199,18 @@ def _stack_overlap(tensors: Mapping[str, Tensor]) -> Tensor:
     if "K" not in tensors or "world_from_cam" not in tensors:
         raise InputError("views that see the same things cannot be found without poses")
     K, pose = tensors["K"].double(), tensors["world_from_cam"].double()
+    known = tensors["has_K"].bool() & tensors["has_pose"].bool()
     if "depth" in tensors:
-        return depth_overlap(torch.where(tensors["depth_valid"], tensors["depth"], 0.0), K, pose)
-    height, width = tensors["images"].shape[-2:]
-    return pose_overlap(K, pose, torch.tensor([[width, height]] * len(K)))
+        overlap = depth_overlap(torch.where(tensors["depth_valid"].bool(), tensors["depth"], 0.0), K, pose)
+    else:
+        height, width = tensors["images"].shape[-2:]
+        overlap = pose_overlap(K, pose, torch.tensor([[width, height]] * len(K)))
+    return overlap * (known[:, None] & known)  # cameras that are not known hold the identity
 
 
 def _scene(decoded: Mapping[str, Any], tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Scene:
     """A scene from pictures as members of their own."""
-    pictures = sorted(e for e in decoded if e.rsplit(".", 1)[-1].lower() in _PICTURES)
+    pictures = sorted((e for e in decoded if _PICTURE.fullmatch(e.lower())), key=natural_key)
     if not pictures:
         raise InputError("holds no picture", remedy=f"see {ShardSource.__name__} for what a sample holds")
     for name in ("K", "world_from_cam"):

@@ -170,6 +170,8 @@ class _Keeper:
         if len(self.names) >= self.limits.members:
             raise self.refuse(f"the archive has more than {self.limits.members} members")
         shown = name[:80].encode("unicode_escape").decode("ascii")
+        if is_folder and name in (".", "./"):  # "tar -cf x.tar ." starts with the folder itself
+            return self.folder
         pure = PurePosixPath(name)
         parts = pure.parts
         if (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -50,6 +52,11 @@ class TabletopSource:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the worlds follow from, for the plan of stored samples."""
+        return {"config": dataclasses.asdict(self.config), "seed": self.seed, "pool": self.pool}
 
     def key(self, index: int) -> str:
         return f"{self.seed}-{index}"
@@ -112,6 +119,19 @@ class WorldSource:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What the worlds follow from, for the plan of stored samples."""
+        effects = None if self.effects is None else dataclasses.asdict(self.effects)
+        return {
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "pool": self.pool,
+            "path": self.path,
+            "effects": effects,
+            "soft_shadows": self.soft,
+        }
 
     def key(self, index: int) -> str:
         return f"{self.config.family}-{self.seed}-{index}"
