@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Mesh
 from relief3d.core.errors import InputError
-from relief3d.core.optional import require
+from relief3d.data.prompt_interpolation import spread_linear, spread_nearest
 from relief3d.eval.protocols.base import Answer, Query, Truth
 from relief3d.geometry.projection import depth_to_points, intrinsics_from_fov
 
@@ -102,7 +102,7 @@ def prompt_interpolation(query: Query) -> Answer:
     prompt = query.tensors.get("prompt")
     if prompt is None:
         raise InputError(f"{query.name} gives no prompt")
-    return Answer({"depth": torch.stack([_interpolate(p) for p in prompt])})
+    return Answer({"depth": torch.stack([spread_linear(p) for p in prompt.float()])})
 
 
 def prompt_nearest(query: Query) -> Answer:
@@ -110,24 +110,7 @@ def prompt_nearest(query: Query) -> Answer:
     prompt = query.tensors.get("prompt")
     if prompt is None:
         raise InputError(f"{query.name} gives no prompt")
-    return Answer({"depth": torch.stack([_interpolate(p, linear=False) for p in prompt])})
-
-
-def _interpolate(prompt: Tensor, linear: bool = True) -> Tensor:
-    interpolate = require("scipy.interpolate", extra="mesh", purpose="spreading a sparse prompt")
-    rows, cols = torch.nonzero(prompt > 0, as_tuple=True)
-    if rows.numel() < 1:
-        raise InputError("the prompt holds no points")
-    xy = torch.stack([cols, rows], 1).double().numpy()
-    inverse = (1 / prompt[rows, cols].double()).numpy()
-    height, width = prompt.shape
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float64)
-    nearest = interpolate.NearestNDInterpolator(xy, inverse)(grid)
-    values = nearest
-    if linear and len(xy) >= 4 and np.linalg.matrix_rank(xy - xy[0]) == 2:
-        values = interpolate.LinearNDInterpolator(xy, inverse)(grid)
-        values = np.where(np.isfinite(values), values, nearest)
-    return torch.from_numpy(1 / values).reshape(height, width).float()
+    return Answer({"depth": spread_nearest(prompt.float())})
 
 
 def first_option(query: Query) -> Answer:
