@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from relief3d.core.device import autocast_dtype, resolve_device
@@ -78,33 +80,30 @@ class AccelerateEngine(SingleEngine):
         if strategy == "fsdp" and dtype is torch.float16:
             raise InputError("float16 needs whole gradients", remedy="use bfloat16, or the strategy ddp")
         # Nothing of the caller's environment decides the strategy: what runs is what the command says.
-        plugin = None
-        if strategy == "fsdp":
-            plugin = accelerate.FullyShardedDataParallelPlugin(
-                fsdp_version=2, auto_wrap_policy="transformer_based_wrap", cpu_ram_efficient_loading=False
-            )
         self.accelerator = accelerate.Accelerator(
             cpu=cpu,
             mixed_precision="no",
             dynamo_backend="no",
-            fsdp_plugin=plugin,
             kwargs_handlers=[accelerate.InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))],
         )
         kind = str(self.accelerator.distributed_type.value)
-        if (kind == "FSDP") != (strategy == "fsdp") or not (kind == "FSDP" or kind.startswith("MULTI_")):
+        if not kind.startswith("MULTI_"):
             raise InputError(
                 f"Accelerate was launched for '{kind}'",
                 remedy="launch without it, and choose the strategy here",
             )
         super().__init__(self.accelerator.device, dtype)
-        self.strategy, self.plugin = strategy, plugin
+        self.strategy = strategy
         self.rank, self.world = self.accelerator.process_index, self.accelerator.num_processes
 
     def prepare(self, model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
         self._sets = None
-        if self.plugin is not None:
-            kinds = sorted({type(m).__name__ for m in model.modules() if isinstance(m, Block)})
-            self.plugin.transformer_cls_names_to_wrap = kinds
+        if self.strategy == "fsdp":
+            spread(model.to(self.device), self.device.type, self.world)
+            parameters = dict(model.named_parameters())
+            for group in optimiser.param_groups:
+                group["params"] = [parameters[name] for name in group["names"]]
+            return model, optimiser
         wrapped, handled = self.accelerator.prepare(model, optimiser)
         # The loop steps the plain optimiser: what Accelerate's wrapper adds, accumulation and scaling, is done here.
         return wrapped, handled.optimizer
@@ -114,6 +113,9 @@ class AccelerateEngine(SingleEngine):
         return found
 
     def together(self, model: nn.Module, last: bool) -> AbstractContextManager[Any]:
+        if isinstance(model, FSDPModule):
+            model.set_requires_gradient_sync(last)
+            return nullcontext()
         if last:
             return nullcontext()
         waiting: AbstractContextManager[Any] = self.accelerator.no_sync(model)
@@ -161,6 +163,17 @@ class AccelerateEngine(SingleEngine):
         """Leave the group of processes; call it at the end of the program."""
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def spread(model: nn.Module, device_type: str, world: int) -> None:
+    """Spread the parameters of a network over all processes, in place (FSDP2, PyTorch's ``fully_shard``).
+
+    Transformer blocks are gathered one by one, the rest at once; outside of a pass every parameter is a ``DTensor``.
+    """
+    mesh = init_device_mesh(device_type, (world,))
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for module in [*reversed(blocks), model]:  # inner ones first
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def _like(held: Tensor, value: Tensor) -> Tensor:
