@@ -129,6 +129,21 @@ class Block(nn.Module):
             return out
         return self._forward(x, rope, attend, cache)
 
+    def modulated(
+        self, x: Tensor, rope: RopeTable | None, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """The same with normalised features scaled and shifted before attention and before the MLP (adaptive norms,
+        Peebles and Xie 2023).
+
+        Args:
+            x: (B, T, C).
+            rope: see :meth:`Attention.forward`.
+            first: scale and shift (B, T, C) before attention.
+            second: those before the MLP.
+        """
+        x = _added(x, self.attn(self.norm1(x) * first[0] + first[1], rope), self.ls1)
+        return _added(x, self.mlp(self.norm2(x) * second[0] + second[1]), self.ls2)
+
     def _forward(
         self, x: Tensor, rope: RopeTable | None, attend: Attend, cache: KeyValueCache | None
     ) -> Tensor:
