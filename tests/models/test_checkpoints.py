@@ -135,7 +135,7 @@ def test_licence_size_and_source_come_before_a_download(monkeypatch: pytest.Monk
             assert said, "announced first"
             raise OSError("no route")
 
-    monkeypatch.setattr("relief3d.models.multiview.loading.require", lambda *a, **k: Hub)
+    monkeypatch.setattr("relief3d.models.published.require", lambda *a, **k: Hub)
     with pytest.raises(RunError, match="could not be fetched"):
         fetch("yyfz233/Pi3", announce=said.append)
     assert "CC BY-NC" in said[0] and "3.8 GB" in said[0] and "959 M" in said[0] and "arXiv" in said[0]

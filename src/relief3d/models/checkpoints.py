@@ -120,10 +120,46 @@ def read_header(path: str | Path) -> dict[str, Tensor]:
     return {name: torch.empty_like(value, device="meta") for name, value in state.items()}
 
 
+def read_config(path: str | Path, key: str = "model_config") -> Mapping[str, Any] | None:
+    """The configuration that a checkpoint carries beside its weights; None where there is none.
+
+    Args:
+        path: a torch file with an entry ``key``, or ``.safetensors`` with that entry in its metadata as JSON.
+        key: of the entry.
+
+    Raises:
+        InputError: as :func:`read_state`; or the entry is no configuration.
+    """
+    path = Path(path)
+    config: Any
+    if path.suffix == ".safetensors":
+        read_header(path)  # says what is wrong with a bad file
+        with safe_open(str(path), framework="pt") as stored:
+            text = (stored.metadata() or {}).get(key)
+        try:
+            config = None if text is None else json.loads(text)
+        except ValueError as exc:
+            raise InputError(f"its entry '{key}' is no JSON", path=path) from exc
+    else:
+        whole = _opened(path, lambda: {}, mmap=True)
+        config = whole.get(key) if isinstance(whole, Mapping) else None
+    if config is not None and not isinstance(config, Mapping):
+        raise InputError(f"its entry '{key}' is no configuration", path=path)
+    return config
+
+
 def _stored_state(
     path: Path, safetensors: Callable[[], dict[str, Tensor]], *, mmap: bool
 ) -> dict[str, Tensor]:
     """Open a file of either kind and unwrap what it holds; see :func:`read_state` for what is refused."""
+    state = _unwrapped(_opened(path, safetensors, mmap=mmap))
+    if not state:
+        raise InputError("holds no tensors", path=path)
+    return state
+
+
+def _opened(path: Path, safetensors: Callable[[], dict[str, Tensor]], *, mmap: bool) -> Any:
+    """Everything that a file holds."""
     if not path.is_file():
         raise InputError("there is no such file of weights", path=path)
     stored: Any
@@ -149,10 +185,7 @@ def _stored_state(
             path=path,
             remedy="convert it to safetensors where you trust it",
         ) from exc
-    state = _unwrapped(stored)
-    if not state:
-        raise InputError("holds no tensors", path=path)
-    return state
+    return stored
 
 
 def _unwrapped(stored: Any) -> dict[str, Tensor]:

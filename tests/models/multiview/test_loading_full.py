@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relief3d.core.errors import InputError, RunError
-from relief3d.models import checkpoints
+from relief3d.models import checkpoints, published
 from relief3d.models.checkpoints import file_digest, read_header, read_state
 from relief3d.models.multiview import loading
 from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
@@ -180,7 +180,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, path: Path, etag: str | None = None) ->
         hf_hub_url=lambda name, file, revision: f"https://hub/{name}/{file}/{revision}",
         get_hf_file_metadata=metadata,
     )
-    monkeypatch.setattr(loading, "require", lambda *args, **kwargs: fake)
+    monkeypatch.setattr(published, "require", lambda *args, **kwargs: fake)
 
 
 @pytest.mark.parametrize("shared", [False, True])

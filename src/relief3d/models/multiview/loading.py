@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from relief3d.core.errors import InputError, RunError
-from relief3d.core.optional import require
-from relief3d.models.checkpoints import load_weights, read_header, read_state, verify_file
+from relief3d.core.errors import InputError
+from relief3d.models.checkpoints import load_weights, read_header, read_state
 from relief3d.models.multiview.aggregator import IMAGE_MEAN, IMAGE_STD
 from relief3d.models.multiview.pi3 import Pi3
 from relief3d.models.multiview.pi3x import Pi3X
 from relief3d.models.multiview.reliev3r import Reliev3rConfig, Reliev3rNet
 from relief3d.models.multiview.vggt import Head, Vggt, VggtConfig
+from relief3d.models.published import PublishedModel, describe, fetch_published, to_console
 
-
-@dataclass(frozen=True)
-class PublishedModel:
-    """A checkpoint that others publish.
-
-    Attributes:
-        name: repository on the hub.
-        architecture: key of :data:`ARCHITECTURES`.
-        file: of the weights in the repository.
-        licence: as stated by the publisher.
-        parameters: millions.
-        download_gb: size of the file.
-        memory_gb: of the weights in float32.
-        source: paper.
-        optional: beginnings of names that the file may lack.
-        sha256: digest of the file; None: not known here, downloads are compared with the digest that the hub states.
-    """
-
-    name: str
-    architecture: str
-    file: str
-    licence: str
-    parameters: float
-    download_gb: float
-    memory_gb: float
-    source: str
-    optional: tuple[str, ...] = ()
-    sha256: str | None = None
+__all__ = [
+    "ARCHITECTURES", "PUBLISHED", "PublishedModel", "describe", "describe_file", "fetch", "has_fov_head", "heads_in",
+    "identify", "identify_file", "load_multiview",
+]  # fmt: skip
 
 
 PUBLISHED: Mapping[str, PublishedModel] = {
@@ -121,15 +93,6 @@ def _known_architecture(state: Mapping[str, Tensor], path: Path) -> str:
     return found
 
 
-def describe(model: PublishedModel) -> str:
-    """What a user should know before a download."""
-    return (
-        f"{model.name}: {model.architecture}, {model.parameters:.0f} M parameters, "
-        f"download {model.download_gb:.1f} GB, {model.memory_gb:.1f} GB in memory (float32); "
-        f"licence: {model.licence}; source: {model.source}"
-    )
-
-
 def describe_file(path: Path) -> str:
     """What a file of weights holds.
 
@@ -145,79 +108,14 @@ def describe_file(path: Path) -> str:
     return f"{path.name}: {found}, {len(state)} tensors, {count / 1e6:.2f} M values, {size / 1e9:.2f} GB ({kinds})"
 
 
-def _to_console(text: str) -> None:
-    sys.stderr.write(text + "\n")
-
-
-def fetch(name: str, *, announce: Callable[[str], None] = _to_console) -> Path:
-    """The weights of a published model, downloaded once to the hub's cache.
-
-    ``HF_HUB_OFFLINE``, ``HF_ENDPOINT`` and ``HF_HOME`` are honoured, since huggingface_hub does the work. It compares
-    sizes only, so the SHA-256 is compared here: with that in :data:`PUBLISHED` if it is known, else with the one that
-    the hub states for the file. It is computed once, and again after a change of the file.
-
-    Args:
-        name: key of :data:`PUBLISHED`.
-        announce: gets licence, size, memory and source before anything is downloaded, and whether it is verified.
+def fetch(name: str, *, announce: Callable[[str], None] = to_console) -> Path:
+    """The weights of a published model of :data:`PUBLISHED`; see :func:`fetch_published`.
 
     Raises:
         InputError: unknown name, or huggingface_hub is not installed.
-        RunError: no network, not in the cache while offline, or a file with another checksum.
+        RunError: see :func:`fetch_published`.
     """
-    model = _published(name)
-    announce(describe(model))
-    hub = require("huggingface_hub", extra="hub", purpose="downloading weights")
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    try:
-        path = Path(hub.hf_hub_download(model.name, model.file))
-    except Exception as exc:
-        remedy = (
-            "unset HF_HUB_OFFLINE or give a local file"
-            if offline
-            else "check the network or give a local file"
-        )
-        raise RunError(
-            f"the weights of {name} could not be fetched ({type(exc).__name__})", remedy=remedy
-        ) from exc
-    blob = _cached_blob(path)
-    digest = model.sha256 or (blob.name if blob else _stated_digest(hub, model, path, offline))
-    if digest is None:
-        announce(f"{path.name} could not be verified: neither the cache nor the hub states its SHA-256")
-    else:
-        verify_file(blob or path, digest, announce=announce)
-    return path
-
-
-def _cached_blob(path: Path) -> Path | None:
-    """What a file of the hub's cache links to, if that is named by its SHA-256, as large files are.
-
-    Only the first link counts: it may lead on to a store that is shared between repositories, whose names are hashes of
-    another kind.
-    """
-    if not path.is_symlink():
-        return None
-    blob = path.parent / path.readlink()
-    return blob if blob.parent.name == "blobs" and _SHA256.fullmatch(blob.name) else None
-
-
-def _stated_digest(hub: ModuleType, model: PublishedModel, path: Path, offline: bool) -> str | None:
-    """SHA-256 of a file according to the hub, which gives it as the etag of large files."""
-    if offline:
-        return None
-    try:
-        # Of the revision that was downloaded: .../snapshots/REVISION/FILE.
-        revision = path.parent.name if path.parent.parent.name == "snapshots" else None
-        url = hub.hf_hub_url(model.name, model.file, revision=revision)
-        etag = hub.get_hf_file_metadata(url).etag
-    except Exception as exc:
-        raise RunError(
-            f"the checksum of {model.name} could not be fetched ({type(exc).__name__})",
-            remedy="check the network or give a local file",
-        ) from exc
-    return etag if isinstance(etag, str) and _SHA256.fullmatch(etag) else None
-
-
-_SHA256 = re.compile("[0-9a-f]{64}")
+    return fetch_published(_published(name), announce=announce)
 
 
 def _published(name: str) -> PublishedModel:
@@ -235,7 +133,7 @@ def load_multiview(
     network: nn.Module | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-    announce: Callable[[str], None] = _to_console,
+    announce: Callable[[str], None] = to_console,
 ) -> nn.Module:
     """A network with weights, in evaluation mode.
 

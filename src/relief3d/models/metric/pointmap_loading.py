@@ -1,0 +1,114 @@
+"""Point-map networks from files: MoGe-2's and MetricAnything's checkpoints, which carry their configuration, and ours.
+
+Source: MetricAnything specification 6.1, 6.6, 12.1.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from relief3d.core.errors import InputError
+from relief3d.models.checkpoints import load_weights, read_config, read_state
+from relief3d.models.metric.pointmap import PointMap, PointMapConfig
+from relief3d.models.metric.pointmap_configs import config_from_dict, config_to_dict
+from relief3d.models.published import PublishedModel, fetch_published, to_console
+
+CONFIG_KEY = "model_config"
+
+_SOURCE = "Wang et al., MoGe-2, arXiv 2507.02546"
+PUBLISHED: Mapping[str, PublishedModel] = {
+    m.name: m
+    for m in (
+        PublishedModel(
+            "yjh001/metricanything_student_pointmap", "pointmap", "student_pointmap.pt",
+            "Apache-2.0 (code; MoGe's code MIT, DINOv2's Apache-2.0)", 326.21, 1.31, 1.22,
+            "MetricAnything, arXiv 2601.22054",
+        ),
+        PublishedModel(
+            "Ruicheng/moge-2-vitl", "pointmap", "model.pt", "code MIT", 326.21, 1.31, 1.22, _SOURCE,
+        ),
+        PublishedModel(
+            "Ruicheng/moge-2-vitl-normal", "pointmap", "model.pt", "code MIT", 330.90, 1.32, 1.23, _SOURCE,
+        ),
+        PublishedModel(
+            "Ruicheng/moge-2-vitb-normal", "pointmap", "model.pt", "code MIT", 104.0, 0.42, 0.39, _SOURCE,
+        ),
+        PublishedModel(
+            "Ruicheng/moge-2-vits-normal", "pointmap", "model.pt", "code MIT", 35.0, 0.14, 0.13, _SOURCE,
+        ),
+    )
+}  # fmt: skip
+"""Checkpoints that others publish; the two sizes without two decimals are as published, in whole millions."""
+
+
+def load_pointmap(
+    source: str | Path,
+    *,
+    config: PointMapConfig | None = None,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    announce: Callable[[str], None] = to_console,
+) -> PointMap:
+    """A point-map network with weights, in evaluation mode.
+
+    Args:
+        source: name of a published model, or a file of weights.
+        config: for files that carry none.
+        device: of the result.
+        dtype: of the result.
+        announce: see :func:`fetch_published`.
+
+    Raises:
+        InputError: the file cannot be read, carries no configuration, or names and shapes do not fit it.
+        RunError: see :func:`fetch_published`.
+    """
+    known = PUBLISHED.get(str(source))
+    path = fetch_published(known, announce=announce) if known else Path(source)
+    if not path.is_file() and not path.suffix:
+        raise InputError(
+            f"there is no published point-map network '{source}'",
+            remedy=f"known are {', '.join(PUBLISHED)}; or give a file",
+        )
+    state = read_state(path)
+    if config is None:
+        stored = read_config(path, CONFIG_KEY)
+        if stored is None:
+            raise InputError(
+                "carries no configuration of a point-map network", path=path, remedy="give the configuration"
+            )
+        config = _named(stored, path)
+    with torch.device("meta"):
+        network = PointMap(config)
+    load_weights(network, _known_heads(network, state), source=path, assign=True)
+    return network.to(device=device, dtype=dtype).eval()
+
+
+def save_pointmap(network: PointMap, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights and configuration as safetensors, whole or not at all."""
+    path = Path(path)
+    facts = {**(metadata or {}), CONFIG_KEY: json.dumps(config_to_dict(network.config))}
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    part = path.with_name(path.name + ".part")
+    save_file(state, str(part), facts)
+    part.replace(path)
+
+
+def _named(stored: Mapping[str, object], path: Path) -> PointMapConfig:
+    try:
+        return config_from_dict(stored)
+    except InputError as exc:
+        raise InputError(exc.message, path=path, remedy=exc.remedy) from exc
+
+
+def _known_heads(network: PointMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights without heads that the configuration leaves out, as the published loader does."""
+    absent = tuple(
+        f"{name}." for name in ("mask_head", "normal_head", "scale_head") if getattr(network, name) is None
+    )
+    return {k: v for k, v in state.items() if not (absent and k.startswith(absent))}
