@@ -74,7 +74,7 @@ def test_guided_ways_follow_the_edge_of_the_picture(name: str) -> None:
     made = spread(given, image)
     blind = spread(given, torch.full_like(image, 0.5))
     wrong = [((m - truth).abs() > 0.5).float().mean() for m in (made, blind)]
-    assert float(wrong[0]) < 0.5 * float(wrong[1])
+    assert float(wrong[0]) < 0.75 * float(wrong[1])
     assert float(made.min()) >= 2 - 1e-4 and float(made.max()) <= 6 + 1e-4
     as_bytes = spread(given, (image * 255).round().to(torch.uint8))
     torch.testing.assert_close(as_bytes, made, rtol=1e-2, atol=1e-2)
