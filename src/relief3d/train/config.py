@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -55,6 +56,16 @@ class OptimiserConfig:
     groups: tuple[GroupConfig, ...] = ()
     must_match: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.lr < math.inf:
+            raise InputError(f"a learning rate is a number from 0, not {self.lr:g}", remedy="lr")
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"betas {self.betas} must be from 0 and below 1", remedy="betas")
+        if self.eps < 0 or self.weight_decay < 0 or self.layer_decay <= 0:
+            raise InputError("eps and weight_decay must not be negative, and layer_decay must be positive")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise InputError("a clip_norm must be positive", remedy="null switches clipping off")
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -77,6 +88,10 @@ class ScheduleConfig:
     end: float = 0.0
     milestones: tuple[float, ...] = ()
     factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        if min(self.warmup, self.start, self.end, self.factor) < 0:
+            raise InputError("warmup, start, end and factor of a schedule must not be negative")
 
 
 @dataclass(frozen=True)
@@ -117,6 +132,12 @@ class GuardConfig:
     action: Literal["skip", "stop"] = "skip"
     patience: int = 20
 
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise InputError(
+                "the guard needs a patience of at least 1", remedy="action: stop ends a run at once"
+            )
+
 
 @dataclass(frozen=True)
 class CheckpointConfig:
@@ -141,6 +162,8 @@ class CheckpointConfig:
             raise InputError("at least one checkpoint must be kept", remedy="raise keep_last to 1")
         if self.every < 1:
             raise InputError("a run must be saved at least now and then", remedy="raise every to 1")
+        if self.seconds < 0:
+            raise InputError("seconds between checkpoints must not be negative", remedy="0 means never")
 
 
 @dataclass(frozen=True)
@@ -166,6 +189,10 @@ class LogConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InputError("a run must be logged now and then", remedy="raise log.every to 1")
+        if self.panels < 0 or self.evaluate < 0:
+            raise InputError(
+                "steps between panels or evaluations must not be negative", remedy="0 means never"
+            )
 
 
 @dataclass(frozen=True)
@@ -209,3 +236,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulate < 1:
             raise InputError("steps and accumulate must be at least 1")
+        if self.workers < 0:
+            raise InputError(
+                "workers must not be negative", remedy="workers = 0 makes batches in the process itself"
+            )

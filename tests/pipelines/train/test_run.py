@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from corpora.commands import run as command
+from relief3d.core.contract import Batch
 from relief3d.core.errors import InputError
 from relief3d.io.json_file import read_json_object
+from relief3d.methods.supervised.task import SupervisedTask
 from relief3d.models.multiview.configs import pi3_config
 from relief3d.models.multiview.loading import load_multiview
 from relief3d.models.multiview.pi3 import Pi3
@@ -168,27 +167,21 @@ def test_plan_of_a_large_network_runs_nothing(monkeypatch: pytest.MonkeyPatch) -
         assert "not measured" in module.format_plan(spec, plan)
 
 
-def test_control_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    command = [sys.executable, "-c", "from relief3d.cli.main import main; main()", "train"]
-    command += [
-        "multiview-supervised",
-        "-o",
-        str(folder),
-        "--device",
-        "cpu",
-        "--set",
-        *TINY,
-        "train.steps=400",
-    ]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "latest").exists() and time.monotonic() < deadline:
-        assert child.poll() is None, child.stderr.read() if child.stderr else ""
-        time.sleep(0.05)
-    child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=60)
-    assert child.returncode == 130, errors
-    assert f"relief3d train --resume {folder}" in errors
-    state = sorted((folder / "checkpoints").glob("step_*"))[-1]
-    assert 0 < int(state.name.removeprefix("step_")) < 400
+def test_control_c_saves_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "a run"
+    real = SupervisedTask.batch
+
+    def batch(task: SupervisedTask, position: int, *share: int) -> Batch:
+        if position == 2:
+            signal.raise_signal(signal.SIGINT)
+        return real(task, position, *share)
+
+    monkeypatch.setattr(SupervisedTask, "batch", batch)
+    arguments = ["train", "multiview-supervised", "-o", folder, "--device", "cpu", "--set", *TINY]
+    assert command(*arguments, "train.steps=400", "train.checkpoint.every=50") == 130
+    errors = capsys.readouterr().err
+    assert f"relief3d train --resume '{folder}'" in errors and "step 3 of 400 is saved" in errors
+    assert [p.name for p in (folder / "checkpoints").glob("step_*")] == ["step_00000003"]
+    assert not (folder / "model.safetensors").exists()

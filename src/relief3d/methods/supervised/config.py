@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,9 @@ from relief3d.train.recipe import Size
 
 Family = Literal["tabletop", "room", "objects", "outdoor", "street"]
 Network = Literal["pi3", "vggt", "reliev3r"]
+PATCH = 14
+NUMBERS = ("auc30", "rotation_deg", "direction_deg", "abs_rel")
+"""What is measured of a network on every family; constants have numbers of their own, which never change."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,16 @@ class WorldShare:
     pool: int = 6
     texture_size: int = 128
 
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise InputError(
+                f"the weight of a family must be positive, not {self.weight:g}", remedy="leave it out"
+            )
+        if self.pool < 2 or (self.count is not None and self.count < 1):
+            raise InputError("a family needs a world (count) and two cameras in each (pool) at least")
+        if self.texture_size < 16 or self.texture_size & (self.texture_size - 1):
+            raise InputError(f"the texture size {self.texture_size} is not a power of two of at least 16")
+
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -47,6 +61,10 @@ class LossConfig:
     camera: float = 5.0
     normals: bool = False
     confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.camera < math.inf and 0 <= self.confidence < math.inf):
+            raise InputError("weights of losses must not be negative", remedy="0 switches a loss off")
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,13 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         if self.scenes < 1 or self.views < 2 or self.chunk < 1 or self.constants < 1:
             raise InputError("an evaluation needs a scene and two views at least")
+        if len(set(self.families)) < len(self.families):
+            raise InputError(f"a family is held out twice: {', '.join(self.families)}")
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of what an evaluation gives."""
+        return tuple(f"{family}_{name}" for family in self.families for name in NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -109,5 +134,16 @@ class SupervisedConfig:
             raise InputError(f"a family of worlds is named twice: {', '.join(families)}")
         if self.render_on == "device" and self.train.workers:
             raise InputError("worlds rendered on the device leave nothing to workers", remedy="workers = 0")
-        if any(side % 14 for size in self.stream.sizes for side in size):
-            raise InputError("picture sides must be multiples of 14, the patch", remedy="stream.sizes")
+        if any(side < PATCH or side % PATCH for size in self.stream.sizes for side in size):
+            raise InputError(f"picture sides must be multiples of {PATCH}, the patch", remedy="stream.sizes")
+        best = self.train.checkpoint.best
+        if best and best not in self.evaluation.numbers:
+            raise InputError(
+                f"there is no evaluation number '{best}' to keep the best checkpoint by",
+                remedy=f"use one of {', '.join(self.evaluation.numbers)}",
+            )
+        if best and best.endswith("auc30") != self.train.checkpoint.higher:
+            better = "larger" if best.endswith("auc30") else "smaller"
+            raise InputError(
+                f"a {better} '{best}' is better", remedy="train.checkpoint.higher says which is kept"
+            )

@@ -14,6 +14,7 @@ from typing import Any
 from relief3d.core.contract import Scene
 from relief3d.core.errors import InputError
 from relief3d.io.atomic import prepare_output_folder, write_text
+from relief3d.io.folder_lock import lock_folder
 
 STATE_DIR = ".relief3d"
 PREVIOUS_DIR = ".relief3d-previous"
@@ -108,7 +109,7 @@ class Workspace:
             if self.fresh and root.is_dir() and not any(root.iterdir()):
                 root.rmdir()
             raise
-        self._lock = _lock_folder(root)
+        self._lock = lock_folder(root)
         if previous is not None and overwrite:
             self._set_aside()
             previous = None
@@ -221,25 +222,3 @@ class Workspace:
             if not (self.root / path.name).exists():
                 path.replace(self.root / path.name)
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _lock_folder(root: Path) -> int | None:
-    """Lock the folder itself (no lock file can be left behind); the handle to close, None without such locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    handle = os.open(root, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as exc:
-        os.close(handle)
-        raise InputError(
-            "another relief3d run is working in this output folder",
-            path=root,
-            remedy="wait for it or choose another folder",
-        ) from exc
-    except OSError:
-        os.close(handle)
-        return None  # network file systems without locks
-    return handle

@@ -13,6 +13,7 @@ from relief3d.core.device import peak_memory, resolve_device
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.core.provenance import commit, hardware, versions
+from relief3d.io.folder_lock import locked_folder
 from relief3d.io.json_file import read_json_object, to_jsonable, write_json
 from relief3d.pipelines.repro.experiment import (
     Arm,
@@ -26,6 +27,8 @@ from relief3d.pipelines.repro.intervals import excludes_zero, mean_interval
 from relief3d.pipelines.repro.registry import find_experiments
 from relief3d.pipelines.repro.render import write_page
 from relief3d.pipelines.train.configuration import flat
+from relief3d.pipelines.train.run import PATIENCE
+from relief3d.pipelines.train.run_folder import make_folder
 from relief3d.train.fingerprint import first_difference
 from relief3d.train.recipe import Budget
 
@@ -57,17 +60,24 @@ def reproduce(
         The page.
 
     Raises:
-        InputError: unknown paper, a budget it does not have, or parameters that changed since the first run.
+        InputError: unknown paper, a budget it does not have, an absent device, parameters that changed since the first
+            run, or another process at work in the folder.
         RunError: an arm failed; arms that are done stay done.
         KeyboardInterrupt: interrupted; the same command goes on.
     """
     progress = progress or SilentProgress()
     experiments = find_experiments(paper)
     words = ["relief3d", *sys.argv[1:]] if command is None else list(command)
+    resolve_device(device)  # refused before anything is written
     for experiment in experiments:
-        result = run_experiment(experiment, budget, out, device=device, command=words, progress=progress)
-        write_json(result_path(out, experiment, budget), result)
-    return write_page(out, paper)
+        experiment.plan(budget)
+    runs = out / "runs" / folder_name(paper) / budget
+    make_folder(runs)
+    with locked_folder(runs, PATIENCE, progress.message):
+        for experiment in experiments:
+            result = run_experiment(experiment, budget, out, device=device, command=words, progress=progress)
+            write_json(result_path(out, experiment, budget), result)
+        return write_page(out, paper)
 
 
 def result_path(out: Path, experiment: Experiment, budget: Budget) -> Path:

@@ -97,7 +97,8 @@ def _dataclass(kind: type[Any], data: Any, where: str, path: Path | None) -> Any
     try:
         return kind(**values)
     except InputError as exc:
-        raise InputError(f"'{where or kind.__name__}': {exc.message}", path=path, remedy=exc.remedy) from exc
+        place = f"'{where}': " if where else ""
+        raise InputError(f"{place}{exc.message}", path=path, remedy=exc.remedy) from exc
 
 
 def _union(arguments: tuple[Any, ...], data: Any, where: str, path: Path | None) -> Any:
@@ -169,7 +170,10 @@ def _number(data: Any, where: str, path: Path | None) -> float:
 
 
 def _wrong(where: str, wanted: str, data: Any, path: Path | None) -> InputError:
-    text = repr(data) if not isinstance(data, dict | list) or len(repr(data)) < 60 else type(data).__name__
+    text = repr(data) if not isinstance(data, dict | list) or len(repr(data)) < 60 else "a long one"
+    text = (
+        {None: "null", True: "true", False: "false"}[data] if data is None or isinstance(data, bool) else text
+    )
     return InputError(f"the option '{where or 'configuration'}' must be {wanted}, not {text}", path=path)
 
 

@@ -14,12 +14,12 @@ from relief3d.core.contract import Batch
 from relief3d.core.device import autocast_dtype, resolve_device, synchronize
 from relief3d.core.memory import available_memory
 from relief3d.core.tensor_memory import PeakTensorBytes
-from relief3d.pipelines.train.export import parameter_bytes
+from relief3d.pipelines.train.check import state_bytes
 from relief3d.pipelines.train.run_folder import RunSpec
 from relief3d.train.adapt import adapt_blocks
 from relief3d.train.config import TrainConfig
 from relief3d.train.engine import SingleEngine
-from relief3d.train.optimiser import freeze, make_optimiser, plan_parameters, train_mode
+from relief3d.train.optimiser import make_optimiser, plan_parameters, train_mode
 from relief3d.train.recipe import DataPlan
 from relief3d.train.task import StepInfo
 
@@ -96,12 +96,12 @@ def make_plan(spec: RunSpec, device: str = "auto") -> RunPlan:
     if shallow:
         with FakeTensorMode():
             model = task.model()
-            numbers = _sizes(model, config)
+            numbers = state_bytes(model, config)
             activations = _forward_bytes(model, task)
         seconds = evaluation = None
     else:
         model = task.model()
-        numbers = _sizes(model, config)
+        numbers = state_bytes(model, config)
         activations, seconds, evaluation = _measure(model, task, config, where)
     log = config.log
     return RunPlan(
@@ -118,17 +118,6 @@ def make_plan(spec: RunSpec, device: str = "auto") -> RunPlan:
         device=str(where),
         available=available_memory() if where.type == "cpu" else None,
     )
-
-
-def _sizes(model: nn.Module, config: TrainConfig) -> dict[str, int]:
-    freeze(model, plan_parameters(model, config.optimiser))
-    weights, trained = parameter_bytes(model), parameter_bytes(model, trained=True)
-    return {
-        "weights": weights,
-        "gradients": trained,
-        "moments": 2 * trained,
-        "average": 0 if config.ema is None else weights,
-    }
 
 
 def _measure(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.core.provenance import commit
+from relief3d.io.folder_lock import locked_folder
 from relief3d.io.json_file import to_jsonable
+from relief3d.pipelines.train.check import check_run
 from relief3d.pipelines.train.configuration import to_plain
 from relief3d.pipelines.train.export import export_model, read_samples
 from relief3d.pipelines.train.plan import format_plan, make_plan
-from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, read_run, resolve
+from relief3d.pipelines.train.run_folder import CONFIG_FILE, RunSpec, make_folder, read_run, resolve
 from relief3d.pipelines.train.several import check_alone, check_shares, claim_together, engine_of
 from relief3d.train.engine import Engine
 from relief3d.train.loop import TrainResult, fit
 from relief3d.train.processes import is_first
 from relief3d.train.recipe import Budget, Size, Strategy
+
+PATIENCE = 15.0
+"""Seconds to wait for a folder: workers of a run that was killed take some to notice."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +77,23 @@ def plan_run(request: TrainRequest) -> str:
 
 
 def start_run(request: TrainRequest, folder: Path, progress: Progress | None = None) -> Trained:
-    """Train in a folder, or go on with the same run there.
+    """Train in a folder, or go on with the same run there; in every process that a launcher started.
 
     Raises:
-        InputError: see :func:`resolve`, :func:`check_shares` and :func:`claim`.
+        InputError: see :func:`resolve`, :func:`check_run`, :func:`check_shares` and :func:`claim`, or another process
+            works in the folder.
         RunError: the run failed.
         KeyboardInterrupt: interrupted, after saving.
     """
     progress = _of_first(progress)
     wanted = _resolve(request)
+    check_run(wanted, request.device)
     check_shares(wanted, request.device)
     with engine_of(wanted, request.device, request.strategy) as engine:
-        spec = claim_together(engine, folder, wanted, progress)
-        return train(spec, folder, request.device, progress, engine)
+        make_folder(folder)
+        with _alone(folder, progress):
+            spec = claim_together(engine, folder, wanted, progress)
+            return _train(spec, folder, request.device, progress, engine)
 
 
 def resume_run(
@@ -91,7 +102,7 @@ def resume_run(
     """Go on with what a folder holds, with any number of processes between which its batches divide.
 
     Raises:
-        InputError: it holds no run.
+        InputError: it holds no run, another process works in it, or see :func:`check_shares`.
         RunError: the run failed.
         KeyboardInterrupt: interrupted, after saving.
     """
@@ -100,14 +111,28 @@ def resume_run(
     now = commit()
     if spec.commit != now:
         progress.message(f"the run began with commit {spec.commit}, and goes on with {now}")
+    check_run(spec, device)
     check_shares(spec, device)
-    with engine_of(spec, device, strategy) as engine:
-        return train(spec, folder, device, progress, engine)
+    with engine_of(spec, device, strategy) as engine, _alone(folder, progress):
+        return _train(spec, folder, device, progress, engine)
 
 
 def _of_first(progress: Progress | None) -> Progress:
     """Of several processes, the first speaks."""
     return progress if progress is not None and is_first() else SilentProgress()
+
+
+def _alone(folder: Path, progress: Progress) -> AbstractContextManager[None]:
+    """The lock of a run's folder; of several processes of one run, the first holds it."""
+    return locked_folder(folder, PATIENCE, progress.message) if is_first() else nullcontext()
+
+
+def _train(spec: RunSpec, folder: Path, device: str, progress: Progress, engine: Engine) -> Trained:
+    try:
+        return train(spec, folder, device, progress, engine)
+    except KeyboardInterrupt:
+        progress.message(f"to go on: relief3d train --resume {shlex.quote(str(folder))}")
+        raise
 
 
 def train(
@@ -124,13 +149,9 @@ def train(
     """
     task = spec.recipe.task(spec.config, device)
     settings = {k: v for k, v in to_plain(spec.config).items() if k != "train"}
-    try:
-        result = fit(
-            task, spec.config.train, folder, engine=engine, device=device, settings=settings, progress=progress
-        )
-    except KeyboardInterrupt:
-        progress.message(f"to go on: relief3d train --resume {folder}")
-        raise
+    result = fit(
+        task, spec.config.train, folder, engine=engine, device=device, settings=settings, progress=progress
+    )
     weights = export_model(folder, spec, task, result, read_samples(folder), engine=engine)
     return Trained(spec, result, weights)
 
@@ -145,7 +166,8 @@ def format_trained(trained: Trained) -> str:
     lines += [f"  {name:<{width}} {_number(value)}" for name, value in result.numbers.items()]
     lines.append(f"weights: {trained.weights}")
     lines.append(
-        f"to use them: relief3d reconstruct PHOTOS -o OUT --model {trained.weights} --model-size {spec.size}"
+        f"to use them: relief3d reconstruct PHOTOS -o OUT --model {shlex.quote(str(trained.weights))} "
+        f"--model-size {spec.size}"
     )
     return "\n".join(lines)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from relief3d.core.errors import InputError
-from relief3d.io.atomic import TEMP_PREFIX, write_text
+from relief3d.io.atomic import TEMP_PREFIX, write_error, write_text
 from relief3d.pipelines.train.configuration import (
     changed,
     dump_yaml,
@@ -19,6 +19,7 @@ from relief3d.pipelines.train.configuration import (
     to_plain,
 )
 from relief3d.pipelines.train.registry import find_recipe
+from relief3d.train.checkpoint import find_checkpoint
 from relief3d.train.fingerprint import MAY_CHANGE, first_difference
 from relief3d.train.recipe import BUDGETS, SIZES, Budget, Recipe, Size
 
@@ -79,12 +80,20 @@ def resolve(
         commit: of the code.
 
     Raises:
-        InputError: unknown recipe or option, a value of another type, or the file is of another recipe.
+        InputError: unknown recipe or option, a value of another type, the file is of another recipe, size or budget,
+            or an option says another size or network than the command.
     """
     stored = {} if file is None else _read_head(file)
     name = recipe or str(stored.get("recipe", ""))
-    if recipe and stored.get("recipe", recipe) != recipe:
-        raise InputError(f"is of the recipe '{stored['recipe']}', not '{recipe}'", path=file)
+    for key, asked in (("recipe", recipe), ("size", size), ("budget", budget)):
+        if asked and stored.get(key, asked) != asked:
+            raise InputError(
+                f"is of the {key} '{stored[key]}', not '{asked}'",
+                path=file,
+                remedy=f"leave --{key} away, or use a file with the changed options alone"
+                if key != "recipe"
+                else "name the file's recipe, or none",
+            )
     chosen = find_recipe(name)
     size = size or stored.get("size", "nano")
     budget = budget or stored.get("budget", "smoke")
@@ -95,7 +104,18 @@ def resolve(
         config = from_plain(chosen.config, merged(to_plain(config), stored["config"]), path=file)
     if stored.get("seed") is not None:
         config = replace(config, train=replace(config.train, seed=stored["seed"]))
-    return RunSpec(chosen, size, budget, changed(config, changes), commit)
+    spec = RunSpec(chosen, size, budget, changed(config, changes), commit)
+    _check_names(spec)
+    return spec
+
+
+def _check_names(spec: RunSpec) -> None:
+    """What the run is called is what it is: size and network are the recipe's."""
+    made = spec.recipe.make(spec.size, spec.budget)
+    for name, remedy in (("size", "use --size"), ("network", "use another recipe (relief3d train --list)")):
+        is_now, named = getattr(spec.config, name, None), getattr(made, name, None)
+        if is_now != named:
+            raise InputError(f"the option '{name}' is '{is_now}', but the run's is '{named}'", remedy=remedy)
 
 
 def read_run(folder: Path) -> RunSpec:
@@ -116,19 +136,37 @@ def read_run(folder: Path) -> RunSpec:
     return RunSpec(recipe, stored["size"], stored["budget"], config, stored["commit"])
 
 
+def make_folder(folder: Path) -> None:
+    """Make an empty folder where there is none.
+
+    Raises:
+        InputError: it is a file, or cannot be made.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError("is a file, not a folder", path=folder, remedy="choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise write_error(folder, exc) from exc
+
+
 def claim(folder: Path, spec: RunSpec, say: Callable[[str], None]) -> RunSpec:
     """Make a folder the one of a run, or recognise it; returns the run with the commit that it began with.
 
-    Options that decide neither batches nor losses (logging, workers, when to save) may have changed.
+    Options that decide neither batches nor losses (logging, workers, when to save) may have changed; as long as
+    nothing was saved, every option may.
 
     Raises:
         InputError: the folder holds something else; the first option that differs is named.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError("is a file, not a folder", path=folder, remedy="choose another folder")
+    make_folder(folder)
     if (folder / CONFIG_FILE).is_file():
         old = read_run(folder)
         difference = first_difference(_identity(old), _identity(spec))
+        if difference is not None and find_checkpoint(folder) is None:
+            say(f"nothing was saved in {folder} yet, so the run there begins anew: {difference}")
+            write_spec(folder, spec)
+            return spec
         if difference is not None:
             raise InputError(
                 f"holds a run with other settings: {difference}",
@@ -175,6 +213,9 @@ def _read_head(file: Path) -> dict[str, Any]:
         if key not in _HEAD:
             near = difflib.get_close_matches(str(key), _HEAD, n=1, cutoff=0.5)
             remedy = f"did you mean '{near[0]}'?" if near else f"known are {', '.join(_HEAD)}"
+            remedy += (
+                f"; options stand below 'config' in a file with '{next(k for k in stored if k in _HEAD)}'"
+            )
             raise InputError(f"there is no key '{key}'", path=file, remedy=remedy)
     kinds: dict[str, Any] = {
         "recipe": str,
@@ -187,4 +228,14 @@ def _read_head(file: Path) -> dict[str, Any]:
     return {key: from_plain(kinds[key], value, key, path=file) for key, value in stored.items()}
 
 
-__all__ = ["BUDGETS", "CONFIG_FILE", "SIZES", "RunSpec", "claim", "read_run", "resolve", "write_spec"]
+__all__ = [
+    "BUDGETS",
+    "CONFIG_FILE",
+    "SIZES",
+    "RunSpec",
+    "claim",
+    "make_folder",
+    "read_run",
+    "resolve",
+    "write_spec",
+]
