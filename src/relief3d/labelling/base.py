@@ -17,7 +17,8 @@ DepthKind = Literal["metric", "scale", "affine-inverse"]
 """What a depth label is worth: metres; z-depth up to one unknown factor per picture; or inverse depth up to an unknown
 factor and offset per picture, which is no depth until it is fitted to something."""
 
-Uses = Literal["image", "camera", "depth", "mask"]
+Uses = Literal["image", "camera", "depth", "mask", "order"]
+"""What of a view a labeler's result depends on; ``order``: whether consecutive views follow each other in time."""
 
 
 @dataclass(frozen=True)

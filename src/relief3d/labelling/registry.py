@@ -38,6 +38,11 @@ LABELERS: dict[str, Entry] = {
         "monocular depth (and field of view) by a network of transformers: Depth Pro, Depth Anything, ...",
         "extra 'hub'; weights: model=NAME or folder",
     ),
+    "multiview": Entry(
+        _HERE + "multiview:Multiview",
+        "depth, cameras and confidence by relief3d's multi-view networks: VGGT, pi3, Pi3X, Reliev3R",
+        "model=FILE of weights, or a name of 'relief3d models list'",
+    ),
     "moge": Entry(
         _HERE + "moge:MogeFolder",
         "MoGe / MoGe-2 depth and field of view from files in MoGe's layouts",

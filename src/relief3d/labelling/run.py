@@ -27,7 +27,7 @@ from relief3d.labelling.execute import Job, Outcome, Workbench
 from relief3d.labelling.items import Plan, WorkItem, make_plan
 from relief3d.labelling.pool import BUSY_SECONDS, Died, StartMethod, run_pool
 from relief3d.labelling.registry import make_labeler
-from relief3d.labelling.sources import FolderScenes, SceneSource
+from relief3d.labelling.sources import DatasetScenes, FolderScenes, SceneSource
 from relief3d.labelling.store import Failure, LabelStore
 
 Cluster = Literal["none", "ray"]
@@ -137,7 +137,7 @@ def label_scenes(
     settings = settings or LabelSettings()
     progress = progress or SilentProgress()
     store = LabelStore(out)
-    inputs = [source.root] if isinstance(source, FolderScenes) else []
+    inputs = [source.root] if isinstance(source, FolderScenes | DatasetScenes) else []
     prepare_output_folder(out, inputs=inputs, resumable=_is_ours)
     plan = make_plan(source, make_labeler(spec), seed=seed, progress=progress)
     manifest = store.save_plan(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from torch import Tensor
 from relief3d.core.contract import Camera, Depth, Scene, View
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
+from relief3d.data.readers.registry import open_dataset
+from relief3d.data.readers.scene_set import SceneSet
 from relief3d.labelling.base import Uses
 from relief3d.worlds.config import WorldConfig
 
@@ -70,15 +73,20 @@ def _camera_digest(camera: Camera) -> list[Any]:
     return [K, pose, lens, camera.K_source]
 
 
-def view_digest(view: View, uses: frozenset[Uses]) -> str:
-    """SHA-256 over what a labeler uses of a view: the picture file's bytes (or its pixels), and so on."""
+def view_digest(scene: Scene, view: View, uses: frozenset[Uses]) -> str:
+    """SHA-256 over what a labeler uses of a view: the picture file's bytes (or its pixels), and so on.
+
+    Of the scene it is the unit of its poses, and whether its views are ordered.
+    """
     parts: list[Any] = [view.camera.width, view.camera.height]
     if view.path is not None and view.path.is_file():
         parts += ["file", file_digest(view.path), view.time]
     elif "image" in uses:
         parts += ["pixels", tensor_digest(view.load_image())]
     if "camera" in uses:
-        parts += ["camera", _camera_digest(view.camera)]
+        parts += ["camera", _camera_digest(view.camera), scene.metric]
+    if "order" in uses:
+        parts += ["order", scene.ordered]
     if "depth" in uses:
         depth = view.load_depth()
         values = None if depth is None else [tensor_digest(depth.values * depth.valid), depth.metric]
@@ -139,7 +147,7 @@ class FolderScenes:
         return open_input(where, max_frames=self.max_frames, ordered=self.ordered, skip_bad=True)
 
     def digest(self, name: str, scene: Scene, view: View, uses: frozenset[Uses]) -> str:
-        return view_digest(view, uses)
+        return view_digest(scene, view, uses)
 
     def left_out(self, scene: Scene) -> tuple[str, ...]:
         notes = scene.info.get("input", {}).get("notes", ())
@@ -147,6 +155,58 @@ class FolderScenes:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "files", "name": self.root.resolve().name, "max_frames": self.max_frames}
+
+
+@dataclass(frozen=True)
+class DatasetScenes:
+    """Scenes of a public data set, through its reader in :mod:`relief3d.data.readers`.
+
+    Attributes:
+        reader: name of the reader.
+        root: where the data set was unpacked.
+        split: one of the reader's, or None for all.
+        max_frames: views to keep per scene, evenly spaced.
+    """
+
+    reader: str
+    root: Path
+    split: str | None = None
+    max_frames: int | None = None
+
+    @functools.cached_property
+    def _set(self) -> SceneSet:
+        options = {} if self.split is None else {"split": self.split}
+        return open_dataset(self.reader, self.root, **options)
+
+    def names(self) -> tuple[str, ...]:
+        """Of the data set's scenes.
+
+        Raises:
+            InputError: no such reader or split, or the folder does not hold the data set.
+        """
+        return self._set.names
+
+    def open(self, name: str) -> Scene:
+        scene = self._set.scene(name)
+        if self.max_frames is None or len(scene) <= self.max_frames:
+            return scene
+        keep = torch.linspace(0, len(scene) - 1, self.max_frames).round().long().tolist()
+        return scene.replace(views=tuple(scene.views[i] for i in keep), sparse=None, points=None)
+
+    def digest(self, name: str, scene: Scene, view: View, uses: frozenset[Uses]) -> str:
+        return view_digest(scene, view, uses)
+
+    def left_out(self, scene: Scene) -> tuple[str, ...]:
+        return ()
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "kind": "data set",
+            "reader": self.reader,
+            "name": self.root.resolve().name,
+            "split": self.split,
+            "max_frames": self.max_frames,
+        }
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Correspondences:
     name = "correspondences"
     version = 1
     grouping = Grouping("scene")
-    uses: frozenset[Uses] = frozenset({"image", "mask"})
+    uses: frozenset[Uses] = frozenset({"image", "mask", "order"})
 
     def __init__(self, options: CorrespondenceOptions, device: str = "cpu") -> None:
         named = None if options.weights is None else Path(weights_name(str(options.weights)))

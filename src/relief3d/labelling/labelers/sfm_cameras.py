@@ -39,7 +39,7 @@ class SfmCameras:
     name = "sfm-cameras"
     version = 1
     grouping = Grouping("scene")
-    uses: frozenset[Uses] = frozenset({"image", "camera", "mask"})
+    uses: frozenset[Uses] = frozenset({"image", "camera", "mask", "order"})
 
     def __init__(self, options: SfmCameraOptions, device: str = "cpu") -> None:
         self.options = options

@@ -8,10 +8,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LabelConfig:
-    """Options of ``relief3d label``. None but the seed, max_frames and ordered changes a label."""
+    """Options of ``relief3d label``. None but reader, split, seed, max_frames and ordered changes a label."""
 
+    reader: str | None = None
+    """INPUT is the folder of a public data set: name of its reader (tartanair, scannetpp, ...; docs/datasets.md)."""
+    split: str | None = None
+    """With --reader: only this split of the data set."""
     workers: int | None = None
-    """Processes of one thread each; one per core by default. 0 works in this process (slower to recover)."""
+    """Processes of one thread each; one per core by default, a single one on an accelerator. 0 works in this process
+    (slower to recover)."""
     cluster: Literal["none", "ray"] = "none"
     """ray: work on the Ray cluster of RAY_ADDRESS, or a local one."""
     device: str = "cpu"

@@ -6,11 +6,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from relief3d.core.device import resolve_device
+from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress
 from relief3d.labelling.base import LabelerSpec
 from relief3d.labelling.registry import format_list, parse_options
 from relief3d.labelling.run import LabelSettings, format_summary, label_scenes
-from relief3d.labelling.sources import FolderScenes
+from relief3d.labelling.sources import DatasetScenes, FolderScenes, SceneSource
 from relief3d.pipelines.label.config import LabelConfig
 
 
@@ -30,7 +32,7 @@ def run_label(
     """
     spec = LabelerSpec(labeler, parse_options(labeler, options), config.device)
     settings = LabelSettings(
-        workers=_cores() if config.workers is None else config.workers,
+        workers=_workers(config.device) if config.workers is None else config.workers,
         attempts=config.attempts,
         max_kills=config.max_kills,
         item_timeout=config.item_timeout,
@@ -38,10 +40,25 @@ def run_label(
         lease=config.lease,
         cluster=config.cluster,
     )
-    scenes = FolderScenes(source, config.max_frames, config.ordered)
+    scenes = _scenes(source, config)
     summary = label_scenes(scenes, out, spec, settings, seed=config.seed, progress=progress)
     return format_summary(summary, out), summary.complete
 
 
-def _cores() -> int:
+def _scenes(source: Path, config: LabelConfig) -> SceneSource:
+    if config.max_frames is not None and config.max_frames < 1:
+        raise InputError("--max-frames must be at least 1")
+    if config.reader is None:
+        if config.split is not None:
+            raise InputError("--split belongs to a data set", remedy="name its reader with --reader")
+        return FolderScenes(source, config.max_frames, config.ordered)
+    if config.ordered is not None:
+        raise InputError("the reader of a data set knows the order itself", remedy="leave --ordered away")
+    return DatasetScenes(config.reader, source, config.split, config.max_frames)
+
+
+def _workers(device: str) -> int:
+    """One per core; a single one where all would load the network onto the same accelerator."""
+    if resolve_device(device).type != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
