@@ -77,7 +77,13 @@ def test_closed_pipe_is_not_an_error() -> None:
 def test_models_are_listed_with_licence_size_and_source(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "list") == 0
     shown = capsys.readouterr().out
-    for name in ("facebook/VGGT-1B", "yyfz233/Pi3", "yyfz233/Pi3X", "Changearthmore/SelfEvoVGGT"):
+    for name in (
+        "facebook/VGGT-1B",
+        "yyfz233/Pi3",
+        "yyfz233/Pi3X",
+        "Changearthmore/SelfEvoVGGT",
+        "apple/DepthPro",
+    ):
         assert name in shown
     assert "licence" in shown and "GB" in shown and "1257 M parameters" in shown
     assert run("models", "info", "yyfz233/Pi3") == 0
@@ -97,6 +103,6 @@ def test_models_info_reads_files_and_refuses_junk(tmp_path: Path, capsys: pytest
     assert "w.safetensors: pi3" in capsys.readouterr().out
     save_file({"x": torch.zeros(2)}, str(path))
     assert run("models", "info", path) == 2
-    assert "none of the multi-view networks" in capsys.readouterr().err
+    assert "none of the networks" in capsys.readouterr().err
     assert run("models", "info", "nobody/nothing") == 2 and run("models", "pull") == 2
     assert "no published model" in capsys.readouterr().err

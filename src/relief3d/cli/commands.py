@@ -288,10 +288,11 @@ class ModelsCommand:
 
     def run(self) -> int:
         """Show or download."""
-        from relief3d.models.multiview.loading import PUBLISHED, describe, describe_file, fetch
+        from relief3d.models.catalogue import CATALOGUE, describe_file, fetch
+        from relief3d.models.published import describe
 
         if self.action == "list":
-            _print("\n".join(describe(model) for model in PUBLISHED.values()))
+            _print("\n".join(describe(model) for model in CATALOGUE.values()))
             return EXIT_OK
         if not self.name:
             raise InputError(f"'models {self.action}' needs a name", remedy="relief3d models list shows them")
@@ -300,8 +301,8 @@ class ModelsCommand:
         name = DEFAULT_WEIGHTS.get(self.name, self.name)
         if self.action == "pull":
             _print(str(fetch(name, announce=_print)))
-        elif name in PUBLISHED:
-            _print(describe(PUBLISHED[name]))
+        elif name in CATALOGUE:
+            _print(describe(CATALOGUE[name]))
         else:
             _print(describe_file(Path(self.name)))
         return EXIT_OK

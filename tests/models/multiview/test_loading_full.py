@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from relief3d.core.errors import InputError, RunError
 from relief3d.models import checkpoints, published
+from relief3d.models.catalogue import describe_file
 from relief3d.models.checkpoints import file_digest, read_header, read_state
 from relief3d.models.multiview import loading
 from relief3d.models.multiview.configs import pi3_config, pi3x_config, reliev3r_config, vggt_config
-from relief3d.models.multiview.loading import PUBLISHED, describe_file, fetch, load_multiview
+from relief3d.models.multiview.loading import PUBLISHED, fetch, load_multiview
 from relief3d.models.multiview.pi3 import Pi3
 from relief3d.models.multiview.pi3x import Pi3X
 from relief3d.models.multiview.reliev3r import Reliev3rNet

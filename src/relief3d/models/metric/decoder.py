@@ -110,7 +110,7 @@ class Fusion(nn.Module):
         self.resnet2 = Residual(features)
         if double:
             self.deconv = nn.ConvTranspose2d(features, features, 2, 2, bias=False)
-        self.double = double
+        self.doubles = double
         self.out_conv = nn.Conv2d(features, features, 1)
         if prompt is not None:
             self.prompt = PromptBranch(features, prompt)
@@ -124,7 +124,7 @@ class Fusion(nn.Module):
         x = self.resnet2(x)
         if condition is not None:
             x = x + self.prompt(condition, x.shape[-1], limit)
-        return self.out_conv(self.deconv(x) if self.double else x)
+        return self.out_conv(self.deconv(x) if self.doubles else x)
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ class PyramidEncoder(nn.Module):
         guides = None if condition is None or injection is None else split_levels(condition, tile)
         final, hooked = self._tokens(levels, chunk, injection, guides)
         fine, middle = levels.sides[0] ** 2 * count, levels.sides[1] ** 2 * count
-        out = []
+        out: list[Tensor] = []
         while hooked:
             merged = merge_fine(hooked.pop(0), levels.sides[0])
             out.append(self.get_submodule(f"upsample_latent{len(out)}")(merged))

@@ -19,7 +19,7 @@ from relief3d.models.multiview.vggt import Head, Vggt, VggtConfig
 from relief3d.models.published import PublishedModel, describe, fetch_published, to_console
 
 __all__ = [
-    "ARCHITECTURES", "PUBLISHED", "PublishedModel", "describe", "describe_file", "fetch", "has_fov_head", "heads_in",
+    "ARCHITECTURES", "PUBLISHED", "PublishedModel", "describe", "fetch", "has_fov_head", "heads_in",
     "identify", "identify_file", "load_multiview",
 ]  # fmt: skip
 
@@ -91,21 +91,6 @@ def _known_architecture(state: Mapping[str, Tensor], path: Path) -> str:
             remedy=f"known are {', '.join(ARCHITECTURES)}",
         )
     return found
-
-
-def describe_file(path: Path) -> str:
-    """What a file of weights holds.
-
-    Raises:
-        InputError: see :func:`read_state`; or it belongs to none of the networks.
-    """
-    if not path.exists() and str(path) not in PUBLISHED:
-        _published(str(path))
-    found, state = identify_file(path)
-    count = sum(v.numel() for v in state.values())
-    size = sum(v.numel() * v.element_size() for v in state.values())
-    kinds = ", ".join(sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}))
-    return f"{path.name}: {found}, {len(state)} tensors, {count / 1e6:.2f} M values, {size / 1e9:.2f} GB ({kinds})"
 
 
 def fetch(name: str, *, announce: Callable[[str], None] = to_console) -> Path:
