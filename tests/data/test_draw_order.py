@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import torch
 
 from relief3d.core.contract import Batch
 from relief3d.core.errors import InputError
-from relief3d.data.draw_order import Turns, permuted, turn_counts
+from relief3d.data import draw_order
+from relief3d.data.draw_order import Turns, permuted, weighted_turns
 from relief3d.data.mixtures import Mixture
 from relief3d.data.sources import ENDLESS
 from relief3d.data.view_groups import ViewRequest
@@ -57,12 +59,50 @@ def test_a_permutation_of_a_huge_range_needs_no_memory() -> None:
 
 
 def test_rounds_keep_weights_exactly() -> None:
-    assert turn_counts([1, 1]) == (1, 1)
-    assert turn_counts([0.5, 0.3, 0.2]) == (5, 3, 2)
-    assert sum(turn_counts([1.0, 2**0.5, 3.3])) == 1000
-    for bad in ([], [1, 0], [1, -1], [1, float("nan")], [1, 1e-6]):
+    assert weighted_turns([1, 1], 0) == Turns((1, 1), 0)
+    assert weighted_turns([0.5, 0.3, 0.2], 7) == Turns((5, 3, 2), 7)
+    assert weighted_turns([0.999, 0.001], 0) == Turns((999, 1), 0)
+    for bad in ([], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1e300, 1]):
         with pytest.raises(InputError):
-            turn_counts(bad)
+            weighted_turns(bad, 0)
+
+
+@pytest.mark.parametrize(
+    "weights", [[1, 0.0015], [1.0, 2**0.5, 3.3], [1, 1e-5], [1, 1e-7, 0.3, 1e-6], [1e308, 1e308, 3.14159e307]]
+)
+def test_weights_that_no_round_keeps_are_kept_in_the_long_run(weights: list[float]) -> None:
+    turns = weighted_turns(weights, 5)
+    exact = [Fraction(w) / sum(map(Fraction, weights)) for w in weights]
+    for rounds in (1, 7, 10**4, 10**8):
+        # The turn after so many rounds knows how often its source was drawn before; together they are all draws.
+        draw = rounds * 1000
+        after: dict[int, int] = {}
+        while len(after) < sum(w > 1e-2 for w in weights):
+            turn = turns.at(draw)
+            after.setdefault(turn.source, turn.nth)
+            draw += 1
+        for source, nth in after.items():
+            assert abs(nth - exact[source] * rounds * 1000) < 4, (rounds, source)
+    rare = min(range(len(weights)), key=lambda s: weights[s])
+    assert abs(turns.after(10**8)[rare] - exact[rare] * 10**11) < 4
+    assert sum(turns.after(10**8)) == 10**11
+
+
+def test_turns_with_spare_places_count_their_own_draws() -> None:
+    turns = weighted_turns([1.0, 2**0.5, 0.0013], 2)
+    assert turns.spare > 0
+    seen = [0, 0, 0]
+    for draw in range(4000):
+        turn = turns.at(draw)
+        assert turn.nth == seen[turn.source]
+        seen[turn.source] += 1
+    assert seen[2] in (2, 3)
+
+
+def test_lattice_points_are_counted_as_by_hand() -> None:
+    rng = np.random.default_rng(0)
+    for n, m, a, b in rng.integers([0, 1, 0, 0], [60, 40, 100, 100], (300, 4)).tolist():
+        assert draw_order._floor_sum(n, m, a, b) == sum((a * k + b) // m for k in range(n))
 
 
 def test_turns_count_their_own_draws() -> None:
@@ -105,7 +145,10 @@ def test_a_replacement_is_another_sample_of_the_same_source() -> None:
     for number in range(40):
         draw = mixture.draw(number)
         others = [mixture.instead(draw, attempt) for attempt in range(5)]
-        assert all(o.source == draw.source and o.index != draw.index for o in others)
+        # Five other samples are there and five attempts find them all: one good sample in a source is enough.
+        assert {o.index for o in others} == set(range(6)) - {draw.index}
+        assert all(o.source == draw.source for o in others) and len({o.seed for o in others}) == 5
+        assert mixture.instead(draw, 5).index == others[0].index
         assert others[0] == mixture.instead(draw, 0)
 
 

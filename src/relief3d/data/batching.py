@@ -33,7 +33,8 @@ def batch_from_scene(scene: Scene, indices: Sequence[int], size: tuple[int, int]
     """One scene as a batch of B = 1.
 
     Pictures are scaled to cover ``size`` and centre-cropped; K follows exactly (pixel centres at +0.5),
-    depth and masks are resized by nearest pixel so that values never mix across edges.
+    depth and masks are resized by nearest pixel so that values never mix across edges. Batches hold single precision:
+    where that would cost poses their fine part (maps in UTM), the world's origin moves to the first known camera.
 
     Args:
         scene: where the views come from; views must be pinhole (undistort first).
@@ -44,7 +45,8 @@ def batch_from_scene(scene: Scene, indices: Sequence[int], size: tuple[int, int]
         Batch with shapes (1, N, ...); modalities that no view has are None.
 
     Raises:
-        InputError: no views, or a view with lens distortion.
+        InputError: no views, a view with lens distortion, or a picture, depth map or mask of another size than its
+            camera.
     """
     if not indices:
         raise InputError("a batch needs at least one view")
@@ -61,6 +63,7 @@ def _stack(scene: Scene, views: Sequence[View], size: tuple[int, int]) -> Batch:
     depth, valid = torch.zeros(n, height, width), torch.zeros(n, height, width, dtype=torch.bool)
     sparse, mask = torch.zeros(n, height, width), torch.ones(n, height, width, dtype=torch.bool)
     time = torch.zeros(n)
+    origin = _near_origin(views)
     any_depth = any_sparse = any_mask = any_time = False
     for i, (view, fit) in enumerate(zip(views, fits)):
         camera = view.camera
@@ -69,18 +72,21 @@ def _stack(scene: Scene, views: Sequence[View], size: tuple[int, int]) -> Batch:
         if camera.K is not None:
             K[i], has_K[i] = _intrinsics(camera, fit).float(), True
         if camera.world_from_cam is not None:
-            pose[i], has_pose[i] = camera.world_from_cam.float(), True
+            moved = camera.world_from_cam.clone()
+            moved[:3, 3] -= origin
+            pose[i], has_pose[i] = moved.float(), True
         if (dense := view.load_depth()) is not None:
-            values, ok = _nearest(dense, camera, fit, size)
+            _check_size(view, dense.values, "depth map")
+            values, ok = _nearest(dense, fit, size)
             depth[i], valid[i], any_depth = values, ok, True
         if view.sparse_depth is not None and len(view.sparse_depth.z):
             _scatter(view, fit, sparse[i])
             any_sparse = True
         if (usable := view.load_mask()) is not None:
-            mask[i] = (
-                _crop(F.interpolate(usable[None, None].float(), fit.scaled[::-1])[0, 0], fit, size) > 0.5
-            )
-            any_mask = True
+            _check_size(view, usable, "mask")
+            # As for depth: the pixel under the new pixel's centre ("nearest" alone takes the one at its corner).
+            near = F.interpolate(usable[None, None].float(), fit.scaled[::-1], mode="nearest-exact")
+            mask[i], any_mask = _crop(near[0, 0], fit, size) > 0.5, True
         if view.time is not None:
             time[i], any_time = view.time, True
     return Batch(
@@ -137,10 +143,31 @@ def _blank(name: str, like: Tensor) -> Tensor:
 
 def _image(view: View, fit: _Fit, size: tuple[int, int]) -> Tensor:
     image = view.load_image()
+    _check_size(view, image, "picture")
     resized = F.interpolate(
         image[None], fit.scaled[::-1], mode="bilinear", antialias=True, align_corners=False
     )
     return _crop(resized[0], fit, size).clamp(0, 1)
+
+
+def _check_size(view: View, values: Tensor, what: str) -> None:
+    wanted = (view.camera.height, view.camera.width)
+    if tuple(values.shape[-2:]) != wanted:
+        raise InputError(
+            f"the {what} of view '{view.name}' has size {tuple(values.shape[-2:])}, its camera {wanted}",
+            path=view.path,
+        )
+
+
+def _near_origin(views: Sequence[View]) -> Tensor:
+    """(3,) what is taken off all poses: zero unless rounding to single precision would eat the cameras' distances."""
+    centres = [c for v in views if (c := v.camera.centre) is not None]
+    if not centres:
+        return torch.zeros(3, dtype=torch.float64)
+    stack = torch.stack(centres)
+    apart = float((stack - stack[0]).abs().max())
+    lost = float(stack.abs().max()) * torch.finfo(torch.float32).eps
+    return stack[0] if lost > 1e-4 * apart > 0 else torch.zeros(3, dtype=torch.float64)
 
 
 def _crop(x: Tensor, fit: _Fit, size: tuple[int, int]) -> Tensor:
@@ -157,9 +184,7 @@ def _intrinsics(camera: Camera, fit: _Fit) -> Tensor:
     return K
 
 
-def _nearest(depth: Depth, camera: Camera, fit: _Fit, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    if tuple(depth.values.shape) != (camera.height, camera.width):
-        raise InputError(f"depth of size {tuple(depth.values.shape)} does not fit its picture")
+def _nearest(depth: Depth, fit: _Fit, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     both = torch.stack([depth.values, depth.valid.float()])
     resized = F.interpolate(both[None], fit.scaled[::-1], mode="nearest-exact")[0]
     values, ok = _crop(resized, fit, size)
@@ -175,5 +200,7 @@ def _scatter(view: View, fit: _Fit, out: Tensor) -> None:
     x = torch.floor(xy[:, 0] * gx - fit.x0).long()
     y = torch.floor(xy[:, 1] * gy - fit.y0).long()
     inside = (x >= 0) & (x < out.shape[1]) & (y >= 0) & (y < out.shape[0]) & (z > 0)
-    order = torch.argsort(z[inside], descending=True)
-    out[y[inside][order], x[inside][order]] = z[inside][order]
+    # A reduction, because writing twice to one place leaves open which value stays.
+    flat = torch.full((out.numel(),), torch.inf)
+    flat.scatter_reduce_(0, y[inside] * out.shape[1] + x[inside], z[inside], "amin")
+    out.copy_(torch.where(torch.isfinite(flat), flat, torch.zeros(())).view_as(out))

@@ -91,28 +91,35 @@ def pose_overlap(K: Tensor, world_from_cam: Tensor, sizes: Tensor) -> Tensor:
 
 
 def scene_overlap(scene: Scene, indices: Sequence[int] | None = None) -> Tensor:
-    """Overlap of some views of a scene by what is known best: dense depth, triangulated points, or cameras alone.
+    """Overlap of some views of a scene by what is known best: triangulated points, dense depth, or cameras alone.
 
     Args:
-        scene: posed views with depth, or a structure-from-motion model, or posed views.
+        scene: a structure-from-motion model, or posed views with depth, or posed views.
         indices: which views; all when None.
 
     Returns:
-        (n, n) float64.
+        (n, n) float64; 0 for views of which neither points nor cameras are known (lost frames of a recording).
 
     Raises:
         InputError: neither depth nor points nor poses are known.
     """
     chosen = list(range(len(scene))) if indices is None else list(indices)
-    views = [scene.views[i] for i in chosen]
-    posed = all(v.camera.K is not None and v.camera.world_from_cam is not None for v in views)
     if scene.sparse is not None and len(scene.sparse):
         return sparse_overlap(scene.sparse, len(scene))[chosen][:, chosen]
-    if not posed:
+    known = set(scene.posed)
+    rows = [row for row, index in enumerate(chosen) if index in known]
+    if not rows:
         raise InputError(
             "views that see the same things cannot be found without poses or triangulated points",
             remedy="use another grouping, or label the cameras first",
         )
+    overlap = torch.zeros(len(chosen), len(chosen), dtype=torch.float64)
+    at = torch.tensor(rows)
+    overlap[at[:, None], at] = _posed_overlap([scene.views[chosen[row]] for row in rows])
+    return overlap
+
+
+def _posed_overlap(views: Sequence[View]) -> Tensor:
     K = torch.stack([v.camera.K for v in views if v.camera.K is not None])
     pose = torch.stack([v.camera.world_from_cam for v in views if v.camera.world_from_cam is not None])
     if all(v.depth is not None for v in views):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -62,51 +63,94 @@ class Turn:
 class Turns:
     """Weighted turns of several sources in shuffled rounds.
 
-    Every round of ``sum(counts)`` draws holds each source exactly ``counts`` times, in an order of its own, so that
-    shares are kept at every moment and the draws of each source can be counted without looking back.
+    Every round of draws holds each source exactly ``counts`` times, in an order of its own, so that shares are kept at
+    every moment and the draws of each source can be counted without looking back. Shares that no short round keeps
+    exactly have ``spare`` further places per round. Those go by a Weyl sequence (steps of the golden ratio around a
+    circle on which every source has an arc), whose visits to an arc are counted in closed form as well.
 
     Attributes:
         counts: turns of each source per round.
         seed: of the orders.
+        spare: further places per round.
+        arcs: of the spare places, ends of the sources' arcs in units of 2**-62; the last is 2**62.
     """
 
     counts: tuple[int, ...]
     seed: int
+    spare: int = 0
+    arcs: tuple[int, ...] = ()
 
     def at(self, draw: int) -> Turn:
         """Turn number ``draw`` = 0, 1, ...; a function of that number alone."""
-        length = sum(self.counts)
-        done, place = divmod(draw, length)
-        order = np.repeat(np.arange(len(self.counts)), self.counts)
+        done, place = divmod(draw, sum(self.counts) + self.spare)
+        before, after = self.after(done), self.after(done + 1)
+        order = np.repeat(np.arange(len(self.counts)), [b - a for a, b in zip(before, after)])
         order = np.random.default_rng(derive_seed(self.seed, "round", done)).permutation(order)
         source = int(order[place])
-        return Turn(source, done * self.counts[source] + int((order[:place] == source).sum()))
+        return Turn(source, before[source] + int((order[:place] == source).sum()))
+
+    def after(self, rounds: int) -> list[int]:
+        """Turns of each source in the first rounds."""
+        whole = [rounds * count for count in self.counts]
+        if not self.spare:
+            return whole
+        visits = [0, *(_visits(rounds * self.spare, end) for end in self.arcs)]
+        return [w + b - a for w, (a, b) in zip(whole, pairwise(visits))]
 
 
-def turn_counts(weights: Sequence[float], longest: int = 1000) -> tuple[int, ...]:
-    """Turns per round for given weights: the shortest round that keeps them exactly, else one of ``longest`` draws.
+_CIRCLE = 1 << 62
+_STEP = int((5**0.5 - 1) / 2 * _CIRCLE) | 1
+_LONGEST = 1000
+
+
+def weighted_turns(weights: Sequence[float], seed: int) -> Turns:
+    """Turns that keep weights exactly: in every round where one of at most 1000 draws can, else in the long run.
 
     Args:
         weights: positive, of any sum.
-        longest: of a round; shares are then kept to half of 1 / longest.
+        seed: of the orders.
 
     Raises:
-        InputError: no weights, a weight that is not positive, or one too small to get a turn.
+        InputError: no weights, a weight that is not positive, or one too small to get a turn ever.
     """
     values = np.asarray(weights, np.float64)
     if not len(values) or not np.isfinite(values).all() or (values <= 0).any():
         raise InputError("weights of a mixture must be positive numbers", remedy="leave unused sources out")
-    share = values / values.sum()
-    for length in range(len(values), longest + 1):
+    share = values / values.max()
+    share /= share.sum()
+    for length in range(len(values), _LONGEST + 1):
         counts = np.rint(share * length)
         if np.abs(counts - share * length).max() < 1e-9 and counts.min() >= 1:
-            return tuple(int(c) for c in counts)
-    counts = np.floor(share * longest)
-    left = int(longest - counts.sum())
-    counts[np.argsort(counts - share * longest, kind="stable")[:left]] += 1
-    if counts.min() < 1:
+            return Turns(tuple(int(c) for c in counts), seed)
+    counts = np.floor(share * _LONGEST)
+    spare = int(_LONGEST - counts.sum())
+    left = np.cumsum(share * _LONGEST - counts)
+    arcs = [min(_CIRCLE, round(float(end) * _CIRCLE)) for end in left / left[-1]]
+    if any(not count and (a >= b or not spare) for count, (a, b) in zip(counts, pairwise([0, *arcs]))):
         raise InputError(
-            f"a weight of {values.min():g} beside {values.max():g} is too small to get one turn in {longest}",
+            f"a weight of {values.min():g} beside {values.max():g} is too small ever to get a turn",
             remedy="raise it or leave the source out",
         )
-    return tuple(int(c) for c in counts)
+    return Turns(tuple(int(c) for c in counts), seed, spare, (*arcs[:-1], _CIRCLE))
+
+
+def _visits(steps: int, end: int) -> int:
+    """How many of the numbers k * _STEP modulo _CIRCLE, k = 0 ... steps - 1, lie below ``end``."""
+    # [x mod m < c] is floor(x / m) - floor((x - c) / m).
+    return _floor_sum(steps, _CIRCLE, _STEP, 0) - _floor_sum(steps, _CIRCLE, _STEP, _CIRCLE - end) + steps
+
+
+def _floor_sum(n: int, m: int, a: int, b: int) -> int:
+    """Sum of floor((a k + b) / m) over k = 0 ... n - 1, for numbers that are not negative.
+
+    Lattice points under a line, counted by swapping the axes as in Euclid's algorithm (Graham, Knuth & Patashnik,
+    "Concrete Mathematics", 3.5).
+    """
+    total = 0
+    while n:
+        total += n * (n - 1) // 2 * (a // m) + n * (b // m)
+        a, b = a % m, b % m
+        highest = a * n + b
+        n, b = divmod(highest, m)
+        m, a = a, m
+    return total

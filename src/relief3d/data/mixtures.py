@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
-from relief3d.data.draw_order import Turns, permuted, turn_counts
+from relief3d.data.draw_order import permuted, weighted_turns
 from relief3d.data.sources import ENDLESS, SampleSource
 
 
@@ -32,7 +32,8 @@ class Mixture:
     """Sources drawn from by weight. A draw is a function of its number and the seed alone.
 
     Within each source every sample comes once before any comes again, in an order of its own per epoch; endless
-    sources are read in order. Shares of sources are kept in every round of draws (:class:`Turns`).
+    sources are read in order. Shares of sources are kept in every round of draws
+    (:class:`~relief3d.data.draw_order.Turns`).
 
     Args:
         sources: with different names.
@@ -55,7 +56,8 @@ class Mixture:
             if len(source) < 1:
                 raise InputError(f"the source '{source.name}' is empty")
         self.sources, self.seed = tuple(sources), seed
-        self.turns = Turns(turn_counts(weights or [1.0] * len(sources)), derive_seed(seed, "turns"))
+        weights = [1.0] * len(sources) if weights is None else weights
+        self.turns = weighted_turns(weights, derive_seed(seed, "turns"))
 
     def draw(self, number: int) -> Draw:
         """Draw number 0, 1, ..."""
@@ -68,8 +70,13 @@ class Mixture:
         return Draw(turn.source, index, epoch, derive_seed(self.seed, "sample", source.name, epoch, index))
 
     def instead(self, draw: Draw, attempt: int) -> Draw:
-        """What is taken when a draw cannot be used: another sample of the same source, a function of both arguments."""
-        seed = derive_seed(draw.seed, "instead", attempt)
-        size = len(self.sources[draw.source])
-        index = (draw.index + 1 + seed % (size - 1)) % size if size > 1 else 0
-        return Draw(draw.source, index, draw.epoch, seed)
+        """What is taken when a draw cannot be used: another sample of the same source, a function of both arguments.
+
+        Attempts 0, 1, ... go through all other samples of the source before any comes again.
+        """
+        others = len(self.sources[draw.source]) - 1
+        index = 0
+        if others:
+            step = permuted(attempt % others, others, derive_seed(draw.seed, "instead"))
+            index = (draw.index + 1 + step) % (others + 1)
+        return Draw(draw.source, index, draw.epoch, derive_seed(draw.seed, "instead", attempt))

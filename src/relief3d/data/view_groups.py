@@ -147,7 +147,10 @@ def choose_views(
         return choose_from_order(len(scene), request, generator)
     if overlap is not None:
         return choose_from_overlap(overlap, request, generator)
-    first = whole_number(0, len(scene) - 1, generator)
+    # A view of which nothing is known overlaps with none, so the group starts from another one.
+    starts = range(len(scene)) if scene.sparse is not None and len(scene.sparse) else scene.posed
+    starts = starts or range(len(scene))
+    first = starts[whole_number(0, len(starts) - 1, generator)]
     near = neighbourhood(scene, first, max(request.grouping.among, request.views))
     chosen = choose_from_overlap(scene_overlap(scene, near), request, generator, near.index(first))
     return [near[i] for i in chosen]
