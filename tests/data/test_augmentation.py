@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from relief3d.core.contract import Batch
 from relief3d.core.errors import InputError
-from relief3d.core.seeding import torch_generator
+from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.data.augmentation import Augmentation, augment
 from relief3d.data.geometric import Edit, Geometric, apply_edits, draw_edits, pixel_map
+from relief3d.data.photo_filters import gaussian_blur
 from relief3d.data.photometric import Photometric, change_colours
+from relief3d.data.view_groups import ViewRequest
 from relief3d.geometry.projection import project_world, unproject
 from relief3d.geometry.rotations import matrix_from_axis_angle
 from relief3d.geometry.transforms import invert_rigid, transform_points
+from relief3d.worlds.tabletop import Tabletop, TabletopConfig
+from relief3d.worlds.training import TabletopSource
 
 B, N, H, W = 2, 3, 24, 36
 OUT = (18, 26)
@@ -255,3 +260,46 @@ def test_augmentation_is_a_function_of_its_generator_and_asks_for_a_margin() -> 
     for wrong in ({"probability": 1.5}, {"hue": -0.1}, {"contrast": 2.0}):
         with pytest.raises(InputError):
             Photometric(**wrong)  # type: ignore[arg-type]
+
+
+def test_edited_pictures_are_what_the_new_cameras_see() -> None:
+    """Rays of the new cameras, mirrored back where the world was, hit a world of closed-form things at their depth."""
+    config = TabletopConfig(noise=0.0)
+    source = TabletopSource(config=config, seed=3)
+    before = source.sample(5, ViewRequest(3, (240, 320)), 1)
+    world = Tabletop.make(derive_seed(3, "world", 5), config)
+    rule = Geometric(crop=(0.5, 0.9), aspect=1.2, quarter_turns=0.7, per_view=True)
+    for seed in range(6):
+        edits = draw_edits(rule, 1, 3, (240, 320), (40, 44), torch_generator(seed))
+        after = apply_edits(before, edits, (40, 44))
+        for n in range(3):
+            K, T = get(after.K)[0, n].double().numpy(), get(after.world_from_cam)[0, n].double().numpy()
+            u, v = np.meshgrid(np.arange(44) + 0.5, np.arange(40) + 0.5)
+            local = np.stack([(u - K[0, 2]) / K[0, 0], (v - K[1, 2]) / K[1, 1], np.ones_like(u)], -1)
+            rays, origin = local @ T[:3, :3].T, T[:3, 3].copy()
+            assert abs(np.linalg.det(T[:3, :3]) - 1) < 1e-5 and abs(K[0, 1]) < 1e-4
+            if edits[0][n].mirror:
+                rays[..., 0] *= -1
+                origin[0] *= -1
+            directions = torch.from_numpy(rays.reshape(1, -1, 3)).float()
+            z = world.hit(torch.from_numpy(origin)[None].float(), directions)[0].view(40, 44)
+            z = torch.where(torch.isfinite(z), z, torch.zeros(()))
+            stored = get(after.depth)[0, n]
+            both = (z > 0) & (stored > 0)
+            # A quarter of a pixel away from the ray at most; a shift by half a pixel or a wrong turn is far more.
+            error = ((z - stored).abs() / z.clamp_min(0.1))[both]
+            assert float(both.float().mean()) > 0.2
+            assert float(error.median()) < 0.006 and float((error > 0.08).float().mean()) < 0.06
+
+
+def test_blur_spreads_a_point_as_far_as_it_says() -> None:
+    dot = torch.zeros(2, 3, 41, 41, dtype=torch.float64)
+    dot[..., 20, 20] = 1.0
+    x = torch.arange(41, dtype=torch.float64) - 20
+    for sigma in (0.8, 1.0, 2.5):
+        out = gaussian_blur(dot, torch.full((2, 1, 1, 1), sigma, dtype=torch.float64), sigma)
+        assert torch.allclose(out.sum((-1, -2)), torch.ones(2, 3, dtype=torch.float64))
+        across, down = out[1, 2].sum(0), out[1, 2].sum(1)
+        for line in (across, down):
+            assert float((line * x).sum()) == pytest.approx(0, abs=1e-9)
+            assert float((line * x * x).sum()) ** 0.5 == pytest.approx(sigma, rel=0.03)

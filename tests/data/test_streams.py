@@ -267,3 +267,89 @@ def test_batches_are_split_in_order() -> None:
     assert torch.equal(torch.cat([p.images for p in parts]), whole.images)
     assert sum((p.names for p in parts), ()) == whole.names
     assert len(split_batch(whole, 99)) == 7
+
+
+def write_video(path: Path, frames: int) -> None:
+    """The upper half of frame i is grey of value 20 i + 20; below, a pattern moves to the right."""
+    av = pytest.importorskip("av", reason="reading videos needs PyAV")
+    import numpy as np
+
+    with av.open(str(path), "w") as out:
+        track = out.add_stream("mpeg4", rate=25)
+        track.width, track.height, track.pix_fmt = 64, 48, "yuv420p"
+        pattern = np.kron(np.random.default_rng(0).integers(60, 200, (6, 16)), np.ones((8, 8)))
+        for i in range(frames):
+            pixels = np.repeat(np.roll(pattern, 9 * i, 1)[:, :64, None], 3, 2).astype(np.uint8)
+            pixels[:24] = 20 * i + 20
+            for packet in track.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                out.mux(packet)
+        for packet in track.encode():
+            out.mux(packet)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_videos_are_sources(tmp_path: Path, stored: bool) -> None:
+    write_video(tmp_path / "walk.mp4", 10)
+    options: dict[str, Any] = {"frames_folder": tmp_path / "frames"} if stored else {}
+    source = open_folders("clips", [tmp_path / "walk.mp4", tmp_path / "gone.mp4"], max_frames=6, **options)
+    contiguous = ViewRequest(3, (12, 16), grouping=Grouping(shuffled=False))
+    batch = source.sample(0, contiguous, 0)
+    assert batch.images.shape == (1, 3, 3, 12, 16)
+    grey = batch.images[0, :, :, :5].mean((1, 2, 3)) * 255
+    steps = grey.diff()
+    # Neighbours among 6 evenly chosen of 10 frames: 1 or 2 frames, so 20 or 40 levels, apart.
+    assert bool((steps > 14).all()) and bool((steps < 46).all()), grey
+    assert torch.equal(batch.images, source.sample(0, contiguous, 0).images)
+    both = BatchStream(Mixture([source]), StreamConfig(views=(2, 2), scenes=2, sizes=((12, 16),)), seed=1)
+    batch = both.batch(0)  # the missing one is replaced
+    assert set(sample_names(batch)) == {f"clips/{(tmp_path / 'walk.mp4').as_posix()}"}
+    parts = torch.cat([both.batch(0, part, 2).images for part in range(2)])
+    assert torch.equal(parts, batch.images)
+    with pytest.raises(InputError, match=r"gone\.mp4"):
+        source.sample(1, contiguous, 0)
+    (tmp_path / "bad.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"x" * 500)
+    with pytest.raises(InputError, match=r"bad\.mp4"):
+        open_folders("clips", [tmp_path / "bad.mp4"]).sample(0, contiguous, 0)
+
+
+def test_damaged_and_odd_photos_of_a_folder_are_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number, size in enumerate(((16, 12), (12, 16), (40, 30))):
+        Image.new("RGB", size, (51 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    request = ViewRequest(3, (6, 8), grouping=Grouping(shuffled=False))
+    source = open_folders("photos", [tmp_path])
+    assert source.sample(0, request, 0).images.shape == (1, 3, 3, 6, 8)  # sizes may differ
+    with pytest.raises(InputError, match="has 3 views, 4 are wanted"):
+        source.sample(0, ViewRequest(4, (6, 8)), 0)
+    whole = (tmp_path / "2.png").read_bytes()
+    (tmp_path / "2.png").write_bytes(whole[: len(whole) - 30])
+    with pytest.raises(InputError, match=r"2\.png"):
+        source.sample(0, request, 0)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match="empty"):
+        open_folders("photos", [empty]).sample(0, request, 0)
+
+
+def test_one_good_sample_in_a_source_is_found() -> None:
+    """Ten attempts go through all others of a source of ten, so luck plays no part."""
+    for good in (0, 4, 9):
+        broken = frozenset(range(10)) - {good}
+        for seed in range(5):
+            found = BatchStream(
+                Mixture([Numbers("a", 10, broken)], seed=seed), StreamConfig(views=(1, 1), scenes=10)
+            )
+            assert set(sample_names(found.batch(0))) == {f"a/{good}"}
+
+
+def test_a_tiny_source_gets_its_share_and_repeats_evenly() -> None:
+    sources = [Numbers("big", 1000), Numbers("one", 1), Numbers("few", 3)]
+    mixture = Mixture(sources, [0.89, 0.0115, 0.0985], seed=2)  # no round of at most 1000 draws keeps this
+    draws = [mixture.draw(number) for number in range(2000)]
+    one, few, big = ([d for d in draws if d.source == source] for source in (1, 2, 0))
+    assert all(abs(len(d) - n) <= 1 for d, n in ((one, 23), (few, 197), (big, 1780)))
+    assert [d.epoch for d in one] == list(range(len(one))) and len({d.seed for d in one}) == len(one)
+    counts = [sum(d.index == i for d in few) for i in range(3)]
+    assert max(counts) - min(counts) <= 1
+    assert len({d.index for d in big[:1000]}) == 1000

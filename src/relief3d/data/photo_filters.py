@@ -9,19 +9,26 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def gaussian_blur(image: Tensor, sigma: Tensor) -> Tensor:
-    """Separable 7-tap Gaussian with one ``sigma`` (*, 1, 1, 1) per view; (*, 3, H, W)."""
-    at = torch.arange(-3, 4, device=image.device, dtype=image.dtype)
+def gaussian_blur(image: Tensor, sigma: Tensor, largest: float = 1.0) -> Tensor:
+    """Separable Gaussian with one ``sigma`` (*, 1, 1, 1) in pixels per view; (*, 3, H, W).
+
+    Args:
+        image: pictures.
+        sigma: standard deviations.
+        largest: of them; the kernel reaches three times as far, at least 3 pixels.
+    """
+    reach = max(3, math.ceil(3 * largest))
+    at = torch.arange(-reach, reach + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (at / sigma.clamp_min(0.05)) ** 2)
     kernel = (kernel / kernel.sum(-1, keepdim=True)).flatten(0, -2)
     flat = image.flatten(0, -4)
     height, width = flat.shape[-2:]
-    padded = F.pad(flat, (3, 3, 3, 3), mode="replicate")
+    padded = F.pad(flat, (reach, reach, reach, reach), mode="replicate")
     rows = torch.zeros_like(padded[..., :width])
-    for k in range(7):
+    for k in range(2 * reach + 1):
         rows = rows + kernel[:, k, None, None, None] * padded[..., k : k + width]
     both = torch.zeros_like(flat)
-    for k in range(7):
+    for k in range(2 * reach + 1):
         both = both + kernel[:, k, None, None, None] * rows[..., k : k + height, :]
     return both.reshape(image.shape)
 

@@ -86,7 +86,7 @@ def change_colours(images: Tensor, rule: Photometric, generator: torch.Generator
         changed = changed.clamp_min(1e-6) ** power
     changed = torch.where(draw.active, changed, images)
     if rule.blur:
-        changed = gaussian_blur(changed, draw.own() * rule.blur)
+        changed = gaussian_blur(changed, draw.own() * rule.blur, rule.blur)
     if rule.noise:
         level = draw.own() * rule.noise
         changed = changed + level * torch.randn(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Depth, Scene
 from relief3d.core.errors import InputError
-from relief3d.data.readers.files import file_view, files_in, need_file
+from relief3d.data.readers.files import file_view, files_in, need_file, usable_K
 from relief3d.data.readers.scene_set import DatasetCard, SceneSet
 from relief3d.geometry.projection import intrinsics
 from relief3d.io.exr import read_exr
@@ -167,7 +167,8 @@ def unreal_intrinsics(meta: Mapping[str, Any], size: tuple[int, int], path: Path
     )
     if min(focal, width, height) <= 0:
         raise InputError("holds a focal length or sensor size that is not positive", path=path)
-    return intrinsics(focal * size[0] / width, focal * size[1] / height, 0.5 * size[0], 0.5 * size[1])
+    K = intrinsics(focal * size[0] / width, focal * size[1] / height, 0.5 * size[0], 0.5 * size[1])
+    return usable_K(K, path)
 
 
 def unreal_world_from_cam(meta: Mapping[str, Any], path: Path) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from relief3d.core.contract import Distortion, Scene
 from relief3d.core.errors import InputError
+from relief3d.data.readers.files import usable_K
 from relief3d.data.readers.scene_set import DatasetCard, SceneSet
 from relief3d.data.readers.video_frames import chosen_frames, frame_times, frame_view
 from relief3d.geometry.projection import intrinsics, resize_intrinsics
@@ -148,7 +149,8 @@ def _scene(name: str, clip: _Clip, cache: Path | None, stride: int, most: int | 
         fx, fy, cx, cy, width, height = (0.0 if v is None else v for v in given)
         if min(fx, fy, width, height) <= 0:
             raise record.error("lacks fx, fy, image_width or image_height", "download it again")
-        K = resize_intrinsics(intrinsics(fx, fy, cx + 0.5, cy + 0.5), (int(width), int(height)), times.size)
+        known = usable_K(intrinsics(fx, fy, cx + 0.5, cy + 0.5), file)
+        K = resize_intrinsics(known, (int(width), int(height)), times.size)
     frames = chosen_frames(len(times.pts), stride, most)
     views = tuple(frame_view(times, frame, K, None, lens) for frame in frames)
     return Scene(views, metric=False, ordered=True, info={"dataset": CARD.name, "scene": name})

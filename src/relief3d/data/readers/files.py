@@ -22,6 +22,8 @@ from relief3d.io.names import natural_key
 from relief3d.io.whole_file import read_utf8
 
 PICTURES = (".png", ".jpg", ".jpeg", ".JPG", ".PNG", ".webp")
+_LARGEST = 1e8
+"""No camera has a focal length of so many pixels; single precision still inverts smaller ones."""
 INCOMPLETE = "complete the download of this scene"
 
 
@@ -144,9 +146,11 @@ def usable_K(K: Tensor, path: Path) -> Tensor:
     """The same intrinsics (3, 3).
 
     Raises:
-        InputError: a number is not finite or a focal length not positive; names the file they come from.
+        InputError: a number is not finite, absurdly large or a focal length not positive; names the file they come
+            from.
     """
-    if not bool(torch.isfinite(K).all()) or not (float(K[0, 0]) > 0 and float(K[1, 1]) > 0):
+    sane = bool((K.abs() < _LARGEST).all())  # False for what is not finite
+    if not sane or not (float(K[0, 0]) > 0 and float(K[1, 1]) > 0):
         raise InputError(
             f"holds no usable intrinsics (focal lengths {float(K[0, 0]):g}, {float(K[1, 1]):g})",
             path=path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +168,7 @@ def metres_per_unit(path: Path) -> float:
                 value = float(row[1])
             except ValueError:
                 value = 0.0
-            if value > 0:
+            if 0 < value < math.inf:
                 return value
     raise InputError("lacks a positive 'meters_per_asset_unit'", path=path, remedy="download the scene again")
 
@@ -188,9 +189,11 @@ def scene_lens(table: Path, scene: str, size: tuple[int, int]) -> tuple[Tensor, 
             continue
         try:
             numbers = [float(row[f"M_cam_from_uv_{i}{j}"]) for i in range(3) for j in range(3)]
-        except (KeyError, TypeError, ValueError) as exc:
-            raise InputError(f"holds no M_cam_from_uv for {scene}", path=table) from exc
-        K, turn = tilted_pinhole(torch.tensor(numbers, dtype=torch.float64).view(3, 3), size)
+            K, turn = tilted_pinhole(torch.tensor(numbers, dtype=torch.float64).view(3, 3), size)
+        except (KeyError, TypeError, ValueError, torch.linalg.LinAlgError) as exc:
+            raise InputError(
+                f"holds no usable M_cam_from_uv for {scene}", path=table, remedy="use the official table"
+            ) from exc
         return usable_K(K, table), turn
     raise InputError(f"has no row for the scene {scene}", path=table, remedy="use the official table")
 

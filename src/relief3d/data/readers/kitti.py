@@ -147,13 +147,13 @@ def camera_calibration(date: Path, camera: int) -> tuple[Tensor, Tensor, Tensor]
     table = read_calibration(file)
     P = _entry(table, f"P_rect_{camera:02d}", 12, file).view(3, 4)
     rectify = _entry(table, "R_rect_00", 9, file).view(3, 3)
-    K = P[:, :3].clone()
+    K = usable_K(P[:, :3].clone(), file)
     offset = torch.linalg.solve(K, P[:, 3])  # of this camera against rectified camera 0
     K[:2, 2] += 0.5
     eye, zero = torch.eye(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     rectified = rigid_matrix(make_rigid(rectify, zero), file, "rectification")
     cam_from_velo = compose(make_rigid(eye, offset), rectified, _rigid(date / "calib_velo_to_cam.txt"))
-    return usable_K(K, file), cam_from_velo, compose(cam_from_velo, _rigid(date / "calib_imu_to_velo.txt"))
+    return K, cam_from_velo, compose(cam_from_velo, _rigid(date / "calib_imu_to_velo.txt"))
 
 
 def oxts_pose(path: Path, scale: float | None = None) -> tuple[Tensor, float]:
@@ -167,7 +167,8 @@ def oxts_pose(path: Path, scale: float | None = None) -> tuple[Tensor, float]:
         InputError: missing or damaged.
     """
     numbers = text_numbers(path)
-    if len(numbers) < 6 or not all(math.isfinite(v) for v in numbers[:6]):
+    sane = len(numbers) >= 6 and all(math.isfinite(v) for v in numbers[:6])
+    if not sane or abs(numbers[0]) > 89 or abs(numbers[1]) > 360:
         raise InputError("is no OXTS record of KITTI", path=path, remedy="unpack the drive again")
     latitude, longitude, altitude, *angles = numbers[:6]
     scale = math.cos(math.radians(latitude)) if scale is None else scale

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from relief3d.data.readers.files import (
     need_file,
     one_of,
     text_numbers,
+    usable_K,
 )
 from relief3d.data.readers.poses import invert_rigid
 from relief3d.data.readers.scene_set import DatasetCard, SceneSet
@@ -127,6 +129,10 @@ def _scene(name: str, clip: _Clip) -> Scene:
     rate = None
     if (clip.cameras / "fps.txt").is_file():
         rate = text_numbers(clip.cameras / "fps.txt", 1)[0]
+        if not 0 < rate < math.inf:
+            raise InputError(
+                f"holds {rate} frames per second", path=clip.cameras / "fps.txt", remedy="download it again"
+            )
     views = []
     for i, frame in enumerate(frames):
         stem = f"{frame:06d}"
@@ -159,5 +165,6 @@ def _cameras(file: Path, count: int) -> tuple[Tensor, Tensor]:
     norm = quats.norm(dim=-1, keepdim=True)
     if not bool(((norm - 1).abs() < 0.05).all()):
         raise record.error("'quats' holds a quaternion that is not of length 1", "download it again")
-    K = torch.stack([intrinsics(*v) for v in zip(focals.tolist(), focals.tolist(), cx.tolist(), cy.tolist())])
+    rows = zip(focals.tolist(), focals.tolist(), cx.tolist(), cy.tolist())
+    K = torch.stack([usable_K(intrinsics(*row), file) for row in rows])
     return K, invert_rigid(make_rigid(matrix_from_quat_wxyz(quats / norm), trans))

@@ -18,6 +18,7 @@ from relief3d.data.readers.files import (
     load_file_mask,
     need_file,
     one_of,
+    usable_K,
 )
 from relief3d.data.readers.scene_set import DatasetCard, SceneSet
 from relief3d.geometry.projection import intrinsics
@@ -89,7 +90,7 @@ def _undistorted(name: str, folder: Path) -> Scene:
     file = folder / TRANSFORMS
     top = Record(read_json_object(file), file)
     width, height, fx, fy, cx, cy = (need_positive(top, k) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
-    size, K = (int(width), int(height)), intrinsics(fx, fy, cx, cy)
+    size, K = (int(width), int(height)), usable_K(intrinsics(fx, fy, cx, cy), file)
     # Only COLMAP's poses stand in the frame of the scan; nerfstudio's world axes are permuted.
     poses = {v.name: v.camera.world_from_cam for v in read_colmap_model(folder / _COLMAP).views}
     frames = [f for f in top.objects("frames") if not f.get("is_bad")]

@@ -51,7 +51,7 @@ CARD = DatasetCard(
     ),
     splits=("easy", "hard"),
     open_points=(
-        "Depth is AirSim's, taken as z-depth (the description says only 'depth').",
+        "Depth is taken as z-depth: data_type.md divides 80 (focal length times baseline) by it for disparity.",
         f"Depth from {SKY:g} m on is marked unknown (option farthest).",
     ),
 )
