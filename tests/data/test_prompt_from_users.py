@@ -11,8 +11,9 @@ from torch import Tensor
 from relief3d.core.contract import SparseDepth
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
-from relief3d.data.metric_prompt import MetricPrompt, coherence, prepare_prompt, prompt_facts, unit_hint
+from relief3d.data.metric_prompt import MetricPrompt, coherence
 from relief3d.data.prompt_patterns import lidar_hits, make_prompt
+from relief3d.data.prompt_preparation import prepare_prompt, prompt_facts, unit_hint
 from relief3d.geometry.projection import depth_to_points, intrinsics
 
 SIZE = (48, 64)
