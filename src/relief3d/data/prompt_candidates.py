@@ -68,6 +68,10 @@ class PromptCandidates:
         """On a device."""
         return PromptCandidates(**{n: getattr(self, n).to(device) for n in _TENSORS}, stride=self.stride)
 
+    def __getitem__(self, rows: slice) -> PromptCandidates:
+        """Some prompts of the batch."""
+        return PromptCandidates(**{n: getattr(self, n)[rows] for n in _TENSORS}, stride=self.stride)
+
     @staticmethod
     def stack(items: list[PromptCandidates]) -> PromptCandidates:
         """One batch of several; grids must agree.

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.core.progress import Progress, SilentProgress
+from relief3d.core.progress import Progress, SilentProgress, track
 from relief3d.core.seeding import derive_seed, numpy_generator, torch_generator
 from relief3d.io.atomic import write_bytes
 from relief3d.worlds.config import Family, WorldConfig
@@ -29,6 +30,7 @@ from relief3d.worlds.effects import CameraEffects, apply_effects
 from relief3d.worlds.generate import make_bank, make_worlds
 from relief3d.worlds.ranging import lidar_scan, radar_scan
 from relief3d.worlds.sequences import make_sequences
+from relief3d.worlds.textures import TextureBank
 from relief3d.worlds.world import World
 
 FORMAT = 1
@@ -73,8 +75,10 @@ class PictureSet:
 
     @property
     def digest(self) -> str:
-        """Name of the set: a hash of its parameters and of the format."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True)
+        """Name of the set: a hash of the format and of all parameters but the number of worlds, since a smaller set is
+        the first part of a larger one.
+        """
+        text = json.dumps({"format": FORMAT, **asdict(self), "worlds": None}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -121,15 +125,6 @@ class Pictures:
 
 
 _TENSORS = ("image", "depth", "normals", "albedo", "K", "lidar", "radar")
-
-
-def render_world(rule: PictureSet, number: int, device: torch.device | str = "cpu") -> Pictures:
-    """The pictures of one world of a set; a function of its arguments alone."""
-    family, own = rule.place(number)
-    config = WorldConfig(family, texture_size=rule.texture_size)
-    seed = derive_seed(rule.seed, family, own)
-    world = make_worlds([seed], config, bank=make_bank(config, rule.seed), device=device)
-    return _render(rule, world.compact(), family, own, seed)
 
 
 def _render(rule: PictureSet, world: World, family: Family, own: int, seed: int) -> Pictures:
@@ -224,48 +219,8 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"world-{number:06d}.safetensors"
 
 
-def render_set(
-    root: str | Path,
-    rule: PictureSet,
-    *,
-    device: torch.device | str = "cpu",
-    progress: Progress | None = None,
-) -> Path:
-    """Render what is missing of a set; returns its folder.
-
-    Raises:
-        InputError: the folder cannot be written.
-    """
-    folder = set_folder(root, rule)
-    progress = progress or SilentProgress()
-    total = len(rule.families) * rule.worlds
-    missing = [n for n in range(total) if not _file(folder, n).exists()]
-    if not missing:
-        return folder
-    progress.start("rendering pictures", len(missing))
-    banks = {}
-    for number in missing:
-        if _file(folder, number).exists():  # another process was faster
-            progress.advance()
-            continue
-        family, own = rule.place(number)
-        config = WorldConfig(family, texture_size=rule.texture_size)
-        if family not in banks:
-            banks[family] = make_bank(config, rule.seed)
-        seed = derive_seed(rule.seed, family, own)
-        world = make_worlds([seed], config, bank=banks[family], device=device).compact()
-        pictures = _render(rule, world, family, own, seed)
-        meta = {"names": json.dumps(pictures.names), "set": rule.digest}
-        write_bytes(
-            _file(folder, number), save({k: v.contiguous() for k, v in pictures.tensors.items()}, meta)
-        )
-        progress.advance()
-    progress.finish()
-    return folder
-
-
-def read_world(folder: str | Path, number: int) -> Pictures:
-    """Pictures of one world of a rendered set.
+def read_world(folder: str | Path, number: int, view: int | None = None) -> Pictures:
+    """Pictures of one world of a rendered set, or one of them (V = 1).
 
     Raises:
         InputError: the file is missing or damaged.
@@ -273,23 +228,95 @@ def read_world(folder: str | Path, number: int) -> Pictures:
     path = _file(Path(folder), number)
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
-            return Pictures(**tensors, names=tuple(json.loads(file.metadata()["names"])))
-    except (OSError, SafetensorError, KeyError, ValueError) as exc:
+            names = tuple(json.loads(file.metadata()["names"]))
+            if view is None:
+                return Pictures(**{name: file.get_tensor(name) for name in _TENSORS}, names=names)
+            tensors = {name: file.get_slice(name)[view : view + 1] for name in _TENSORS}
+            return Pictures(**tensors, names=(names[view],))
+    except (OSError, SafetensorError, KeyError, IndexError, ValueError) as exc:
         raise InputError(
             "a file of rendered pictures cannot be read",
             path=path,
-            remedy="delete it and render the set again",
+            remedy="delete it, and it will be rendered again",
         ) from exc
 
 
-def read_set(folder: str | Path, rule: PictureSet, worlds: range | None = None) -> Pictures:
-    """All pictures of a set, or of some of its worlds, in memory, in order.
+class PictureSource:
+    """Pictures of sets by number: those that are not on disk yet are rendered and kept.
 
-    Raises:
-        InputError: files are missing or damaged.
+    The content of a number depends on the sets alone, so several processes may read and fill one folder.
+
+    Args:
+        root: folder of sets.
+        rules: the sets; their pictures take turns, so that the first part of all is balanced.
+        device: where pictures are rendered.
     """
-    numbers = worlds if worlds is not None else range(len(rule.families) * rule.worlds)
-    parts = [read_world(folder, number) for number in numbers]
-    names = tuple(name for part in parts for name in part.names)
-    return Pictures(**{k: torch.cat([p.tensors[k] for p in parts]) for k in _TENSORS}, names=names)
+
+    def __init__(
+        self, root: str | Path, rules: tuple[PictureSet, ...], device: torch.device | str = "cpu"
+    ) -> None:
+        if not rules or len({rule.count for rule in rules}) != 1 or len({rule.size for rule in rules}) != 1:
+            raise InputError("sets of pictures that take turns need one number of pictures and one size")
+        self.root, self.rules, self.device = Path(root), rules, device
+        self._banks: dict[tuple[str, int], TextureBank] = {}
+
+    def __len__(self) -> int:
+        return sum(rule.count for rule in self.rules)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_banks": {}}
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Set, world of it, and view of a picture's number."""
+        if not 0 <= index < len(self):
+            raise InputError(f"there is no picture {index} among {len(self)}")
+        turn, which = divmod(index, len(self.rules))
+        world, view = divmod(turn, self.rules[which].views)
+        return which, world, view
+
+    def name(self, index: int) -> str:
+        """``family-world-view``, without reading anything."""
+        which, world, view = self.place(index)
+        family, own = self.rules[which].place(world)
+        return f"{family}-{own}-{view}"
+
+    def picture(self, index: int) -> Pictures:
+        """One picture (V = 1).
+
+        Raises:
+            InputError: no such number, or a damaged file.
+        """
+        which, world, view = self.place(index)
+        folder = set_folder(self.root, self.rules[which])
+        if not _file(folder, world).exists():
+            self.render(which, world)
+        return read_world(folder, world, view)
+
+    def render(self, which: int, number: int) -> Pictures:
+        """Render a world of a set, keep it, and return its pictures."""
+        rule = self.rules[which]
+        family, own = rule.place(number)
+        config = WorldConfig(family, texture_size=rule.texture_size)
+        if (family, rule.seed) not in self._banks:
+            self._banks[family, rule.seed] = make_bank(config, rule.seed)
+        bank = self._banks[family, rule.seed]
+        seed = derive_seed(rule.seed, family, own)
+        world = make_worlds([seed], config, bank=bank, device=self.device)
+        pictures = _render(rule, world.compact(), family, own, seed)
+        meta = {"names": json.dumps(pictures.names), "set": rule.digest}
+        tensors = {name: value.contiguous() for name, value in pictures.tensors.items()}
+        write_bytes(_file(set_folder(self.root, rule), number), save(tensors, meta))
+        return pictures
+
+    def fill(self, progress: Progress | None = None) -> None:
+        """Render everything that is missing."""
+        progress = progress or SilentProgress()
+        missing = [
+            (which, number)
+            for which, rule in enumerate(self.rules)
+            for number in range(len(rule.families) * rule.worlds)
+            if not _file(set_folder(self.root, rule), number).exists()
+        ]
+        for which, number in track(progress, "rendering pictures", sorted(missing, key=lambda m: m[1])):
+            if not _file(set_folder(self.root, self.rules[which]), number).exists():
+                self.render(which, number)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import MAP_FEATURES, POINT_FEATURES, PromptCandidates
 
 _REACH = 0.7
@@ -42,6 +43,26 @@ class RefinerConfig:
     key: int = 16
     point: int = 48
     guides: int = 0
+
+
+_SIZES: dict[str, RefinerConfig] = {
+    "nano": RefinerConfig((8, 12, 16), (1, 1, 1), key=4, point=8),
+    "micro": RefinerConfig((16, 32, 64, 96), (1, 1, 1, 1), key=8, point=32),
+    "mini": RefinerConfig(),
+    "small": RefinerConfig((32, 64, 128, 192, 256), (1, 2, 2, 3, 3), key=24, point=64),
+    "full": RefinerConfig((64, 128, 256, 384, 512), (2, 2, 4, 6, 6), key=32, point=128),
+}
+
+
+def refiner_config(size: str) -> RefinerConfig:
+    """Configuration of a named size; there is no published one, ``full`` is the largest worth training.
+
+    Raises:
+        InputError: no such size.
+    """
+    if size not in _SIZES:
+        raise InputError(f"there is no size '{size}'", remedy=f"use {', '.join(_SIZES)}")
+    return _SIZES[size]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""Recipes of MetricAnything. Where the paper is silent, the choice is ours and says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from relief3d.data.photometric import Photometric
+from relief3d.methods.metric_anything.config import EvaluationConfig, PromptConfig, PromptedConfig
+from relief3d.methods.metric_anything.pictures import PictureSet
+from relief3d.methods.metric_anything.task import PromptedTask
+from relief3d.train.config import (
+    CheckpointConfig,
+    EmaConfig,
+    LogConfig,
+    OptimiserConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from relief3d.train.recipe import Budget, Recipe, Size
+from relief3d.worlds.config import Family
+
+FAMILIES: tuple[Family, ...] = ("room", "objects", "street", "outdoor")
+_COLOURS = Photometric(
+    probability=0.8, shared=1.0, gamma=0.3, grey=0.1, channels=0.2, blur=0.7, noise=0.03, jpeg=0.4
+)
+
+
+def picture_sets(worlds: int, size: tuple[int, int] = (128, 160)) -> tuple[PictureSet, ...]:
+    """One set per family."""
+    return tuple(PictureSet((family,), worlds, size=size) for family in FAMILIES)
+
+
+def prompted(size: Size, budget: Budget) -> PromptedConfig:
+    """Configuration of the lean prompted network."""
+    if budget == "smoke":
+        return PromptedConfig(
+            size,
+            tuple(replace(p, lidar=(0, 0), texture_size=64) for p in picture_sets(2, (48, 64))[:2]),
+            crop=(32, 48),
+            batch=4,
+            prompts=PromptConfig(low=10, high=300),
+            evaluation=EvaluationConfig(("room",), worlds=2, size=(48, 64), prompts=("uniform-60",)),
+            train=TrainConfig(
+                steps=12,
+                precision="float32",
+                optimiser=OptimiserConfig(lr=1e-3),
+                checkpoint=CheckpointConfig(every=6),
+                log=LogConfig(every=2, panels=12, evaluate=12),
+            ),
+        )
+    steps, batch, worlds = {"mini": (3000, 8, 500), "gpu": (8000, 32, 2000), "paper": (100_000, 144, 20_000)}[
+        budget
+    ]
+    return PromptedConfig(
+        size,
+        picture_sets(worlds),
+        batch=batch,
+        colours=_COLOURS,
+        train=TrainConfig(
+            steps=steps,
+            workers=1 if budget == "mini" else 12,
+            precision="bfloat16",
+            optimiser=OptimiserConfig(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.02),
+            schedule=ScheduleConfig(warmup=0.05, end=0.01),
+            ema=EmaConfig(decay=0.998, ramp=10),
+            checkpoint=CheckpointConfig(every=250, seconds=120),
+            log=LogConfig(every=25, panels=1000, evaluate=500),
+        ),
+    )
+
+
+RECIPES = (
+    Recipe(
+        "metric-teacher",
+        "dense metric depth from sparse prompts on procedural worlds: the lean network of the shipped teacher",
+        PromptedConfig,
+        prompted,
+        PromptedTask,
+    ),
+)
