@@ -1,21 +1,12 @@
-"""Program of tests that train in other processes: ``python -m tests.corpora.toy_run FOLDER OPTIONS-AS-JSON``."""
+"""The toy run with transformer blocks, for tests of training in several processes."""
 
 from __future__ import annotations
 
-import json
-import sys
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
 import torch
-from tests.corpora.toy_task import ToyTask
 from torch import nn
 
 from relief3d.nn.blocks import Block
 from relief3d.train.config import CheckpointConfig, EmaConfig, LogConfig, OptimiserConfig, TrainConfig
-from relief3d.train.distributed import AccelerateEngine, engine_for
-from relief3d.train.loop import fit
 
 CONFIG = TrainConfig(
     steps=20,
@@ -47,22 +38,3 @@ def block_net() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         return BlockNet()
-
-
-def main(folder: Path, options: dict[str, Any]) -> None:
-    stop, strategy = options.pop("stop_at", None), options.pop("strategy", "ddp")
-    save = options.pop("save_every", None)
-    config = replace(CONFIG, **options)
-    if save:
-        config = replace(config, checkpoint=CheckpointConfig(every=save, keep_last=2))
-    task = ToyTask(dropout=0.0, norm=False, network=block_net)
-    engine = engine_for(config, device="cpu", strategy=strategy)
-    result = fit(task, config, folder, engine=engine, device="cpu", stop_at=stop)
-    if engine.rank == 0:
-        print("done", result.step, len(task.seen))
-    if isinstance(engine, AccelerateEngine):
-        engine.close()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), json.loads(sys.argv[2]) if len(sys.argv) > 2 else {})
