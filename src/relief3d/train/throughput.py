@@ -26,6 +26,18 @@ def count_flops(work: Callable[[], T]) -> tuple[T, int]:
     return result, int(counter.get_total_flops())
 
 
+def count_multiply_adds(work: Callable[[], T]) -> tuple[T, int]:
+    """Result of ``work`` and the multiply-adds of its linear layers and convolutions, without the products inside
+    attention: what MetricAnything's table calls FLOPs. Runs on the meta device as well.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        result = work()
+    attention = ("scaled_dot_product", "bmm")
+    counts = counter.get_flop_counts().get("Global", {})
+    return result, sum(n for op, n in counts.items() if not any(a in str(op) for a in attention)) // 2
+
+
 def measure_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.05) -> float:
     """Operations per second of large matrix products on a device, the best of a few: what the peak is in practice."""
     side = 512 if device.type == "cpu" else 8192

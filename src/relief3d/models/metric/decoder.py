@@ -250,5 +250,6 @@ def _whole_head(head: nn.Sequential, x: Tensor) -> Tensor:
     for layer in first:
         x = layer(x)
     assert isinstance(last, nn.Conv2d)
-    with torch.autocast(x.device.type, enabled=False):
+    # The meta device, on which costs are counted, has no autocast.
+    with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
         return relu(last(x.to(last.weight.dtype)))
