@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from relief3d.core.errors import InputError
-from relief3d.core.memory import peak_rss
+from relief3d.core.memory import peak_rss, reset_peak_rss
 
 DEVICE_CHOICES = ("auto", "cpu", "cuda", "mps")
 
@@ -97,6 +97,14 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "mps":
         return torch.mps.driver_allocated_memory()
     return peak_rss()
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Let :func:`peak_memory` count from now on; False where that cannot be done."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    return device.type == "cpu" and reset_peak_rss()
 
 
 def accelerator_name() -> str | None:

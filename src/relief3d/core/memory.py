@@ -19,6 +19,15 @@ def peak_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def reset_peak_rss() -> bool:
+    """Let :func:`peak_rss` count from now on; False where the system has no means for it (all but Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def available_memory() -> int | None:
     """Memory this process may still use, in bytes: the smaller of the machine's and the cgroup's."""
     candidates = []

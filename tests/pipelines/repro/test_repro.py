@@ -125,6 +125,100 @@ def test_effects_are_claimed_only_where_they_may_be(toy: Toy, tmp_path: Path) ->
     assert excludes_zero(tuple(worse["interval"])) and not worse["learned"] and not worse["claimed"]
 
 
+def test_without_a_constant_nothing_is_claimed(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(budget: str) -> ExperimentPlan:
+        return ExperimentPlan("nano", (toy.arm("a", 1.0), toy.arm("b", 2.0)), toy.seeds)
+
+    bare = replace(toy.experiment(), plan=plan)
+    monkeypatch.setattr(registry, "load_experiments", lambda: {"reliev3r": (bare,)})
+    page = go(tmp_path).read_text()
+    first = numbers(tmp_path)["comparisons"][0]
+    assert excludes_zero(tuple(first["interval"])) and not first["claimed"]
+    assert "no effect can be claimed, because there is no constant to compare with." in page
+    with pytest.raises(InputError, match="no column with a better side"):
+        replace(toy.experiment(), comparisons=(Comparison("a", "b", "rest"),))
+
+
+def test_where_larger_is_better_constants_must_be_smaller(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    up = replace(toy.experiment(), columns=(Column("error", "score", "", "higher"),))
+    monkeypatch.setattr(registry, "load_experiments", lambda: {"reliev3r": (up,)})
+    go(tmp_path)
+    assert not numbers(tmp_path)["comparisons"][0]["learned"]  # 1 and 2 are less than the constant's 3
+
+
+def test_both_arms_must_have_learned(toy: Toy, tmp_path: Path) -> None:
+    toy.shift = 3.5
+    go(tmp_path)
+    worse = numbers(tmp_path)["comparisons"][0]  # b alone beats the constant
+    assert not worse["learned"]
+
+
+def test_differences_are_first_minus_second_and_intervals_the_paired_test_s(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scipy.stats import ttest_rel
+
+    table = {"a": [0.31, 0.28, 0.35, 0.30], "b": [0.40, 0.33, 0.52, 0.37], "flat": [0.9] * 4}
+
+    def arm(name: str) -> Arm:
+        return Arm(name, name, {}, lambda job: {"error": table[name][job.seed], "rest": 1.0}, name == "flat")
+
+    def plan(budget: str) -> ExperimentPlan:
+        return ExperimentPlan("nano", tuple(map(arm, table)), (0, 1, 2, 3))
+
+    monkeypatch.setattr(
+        registry, "load_experiments", lambda: {"reliev3r": (replace(toy.experiment(), plan=plan),)}
+    )
+    go(tmp_path)
+    found = numbers(tmp_path)["comparisons"][0]
+    wanted = ttest_rel(table["a"], table["b"]).confidence_interval(0.95)
+    assert found["differences"] == pytest.approx([-0.09, -0.05, -0.17, -0.07])
+    assert found["interval"] == pytest.approx([wanted.low, wanted.high], rel=1e-9) and found["claimed"]
+
+
+def test_memory_is_that_of_each_run(toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from relief3d.core.memory import reset_peak_rss
+
+    if not reset_peak_rss():
+        pytest.skip("this system cannot start counting anew")
+
+    def hungry(job: ArmRun) -> dict[str, float]:
+        block = torch.ones(60_000_000)
+        return {"error": float(block[0]), "rest": 1.0}
+
+    def plan(budget: str) -> ExperimentPlan:
+        return ExperimentPlan("nano", (Arm("a", "a", {}, hungry), toy.arm("b", 2.0)), (0,))
+
+    monkeypatch.setattr(
+        registry, "load_experiments", lambda: {"reliev3r": (replace(toy.experiment(), plan=plan),)}
+    )
+    page = go(tmp_path).read_text()
+    arms = read_json_object(tmp_path / "results" / "reliev3r" / "toy_smoke.json")["arms"]
+    assert arms["a"]["peak_bytes"]["0"] - arms["b"]["peak_bytes"]["0"] > 150_000_000
+    assert "Memory is the most of the run." in page
+
+
+def test_pages_name_the_commits_of_all_runs_and_whether_parameters_were_committed(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "commit", lambda: "aaaaaaaaaaaaaaaa")
+    toy.dies = ("b", 1)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "x")
+    monkeypatch.setattr(run, "commit", lambda: "bbbbbbbbbbbbbbbb+")
+    page = go(tmp_path / "x").read_text()
+    assert "Parameters stood in commit aaaaaaaaaaaa before" in page
+    assert "Runs of commits aaaaaaaaaaaa, bbbbbbbbbbbb+." in page
+    dirty = go(tmp_path / "y").read_text()
+    assert "Parameters were not committed before the first run" in dirty
+
+
 def test_the_page_has_our_rows_and_the_published_ones(toy: Toy, tmp_path: Path) -> None:
     from relief3d.eval.published.registry import load_tables
 

@@ -108,6 +108,14 @@ class Experiment:
     published: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        directed = {column.key for column in self.columns if column.better is not None}
+        for comparison in self.comparisons:
+            if comparison.column not in directed:
+                raise InputError(
+                    f"'{self.name}' compares '{comparison.column}', which is no column with a better side"
+                )
+
 
 def folder_name(paper: str) -> str:
     """Name of a paper's folders."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from relief3d.core.memory import GIB
 from relief3d.eval.protocols.base import Column
 from relief3d.eval.published.registry import load_tables
 from relief3d.eval.tables import format_number, format_published, heading
@@ -52,28 +53,41 @@ def _section(experiment: Experiment, result: Mapping[str, Any]) -> list[str]:
         for seed, numbers in arm["per_seed"].items():
             cells = [format_number(numbers.get(c.key)) for c in columns]
             attempts = arm["attempts"][seed]
-            took = f"{arm['wall_seconds'][seed]:.0f} s" + ("" if attempts == 1 else f", attempt {attempts}")
-            single.append([arm["title"], "–" if arm["baseline"] else seed, *cells, took])
+            took = f"{arm['wall_seconds'][seed]:.0f} s" + ("" if attempts == 1 else f" (attempt {attempts})")
+            memory = f"{arm['peak_bytes'][seed] / GIB:.2f} GiB"
+            single.append([arm["title"], "–" if arm["baseline"] else seed, *cells, took, memory])
     parts = [
         head,
         _table(["arm", *(heading(c) for c in columns)], rows),
         "Mean over seeds, in brackets the 95 % interval of Student's t.",
         *_comparisons(experiment, result),
         "Every seed:",
-        _table(["arm", "seed", *(heading(c) for c in columns), "time"], single),
+        _table(["arm", "seed", *(heading(c) for c in columns), "time", "memory"], single),
+        "Time is that of the last attempt, which went on where the one before was interrupted. Memory is the most of "
+        + ("the run." if result["peak_is_own"] else "the process since it began, earlier runs included."),
     ]
     committed = (
-        f"Parameters stood in commit {str(result['parameters_commit'])[:12]} before the first run."
+        f"Parameters stood in commit {_short(str(result['parameters_commit']))} before the first run."
         if result["parameters_were_committed"]
         else "Parameters were not committed before the first run, so this result proves only that everything runs."
     )
-    machine = result["hardware"]
+    machines = [result["hardware"], *result["other_hardware"]]
+    commits = result["run_commits"]
     parts.append(
-        f"{committed} `{result['command']}`, {machine.get('accelerator', machine['machine'])}, "
-        f"{machine['cores']} cores, {machine['threads']} threads, {result['wall_seconds']:.0f} s in all runs "
-        f"together, at most {result['peak_bytes'] / 2**30:.2f} GiB."
+        f"{committed} Runs of commit{'s' if len(commits) > 1 else ''} {', '.join(map(_short, commits))}. "
+        f"`{result['command']}`, {'; '.join(map(_machine, machines))}, {result['wall_seconds']:.0f} s in all runs "
+        f"together, at most {result['peak_bytes'] / GIB:.2f} GiB."
     )
     return parts
+
+
+def _short(commit: str) -> str:
+    """The beginning of a commit; a plus sign at its end says that files had been changed."""
+    return commit[:12] + ("+" if commit.endswith("+") else "")
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return f"{facts.get('accelerator', facts['machine'])}, {facts['cores']} cores, {facts['threads']} threads"
 
 
 def _cell(arm: Mapping[str, Any], column: Column) -> str:
@@ -94,7 +108,12 @@ def _comparisons(experiment: Experiment, result: Mapping[str, Any]) -> list[str]
             text += f" [{format_number(c['interval'][0])}, {format_number(c['interval'][1])}]"
         verdict = ": an effect." if c["claimed"] else ": no effect can be claimed"
         if not c["claimed"]:
-            verdict += "." if c["learned"] else ", because an arm is no better than a constant."
+            why = (
+                "an arm is no better than a constant"
+                if c["baselines"]
+                else "there is no constant to compare with"
+            )
+            verdict += "." if c["learned"] else f", because {why}."
         lines.append(text + verdict)
     return ["\n".join(lines)]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relief3d.core.device import peak_memory, resolve_device
+from relief3d.core.device import peak_memory, reset_peak_memory, resolve_device
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.core.provenance import commit, hardware, versions
@@ -152,6 +152,7 @@ def _one(experiment: Experiment, arm: Arm, run: ArmRun, command: Sequence[str]) 
     attempts = 1 + (int(read_json_object(tries)["attempts"]) if tries.is_file() else 0)
     write_json(tries, {"attempts": attempts})
     run.progress.message(f"{label}{'' if attempts == 1 else f' (attempt {attempts})'}")
+    own_peak = reset_peak_memory(resolve_device(run.device))
     began = time.perf_counter()
     numbers = {k: float(v) for k, v in arm.run(run).items()}
     missing = [c.key for c in experiment.columns if c.key not in numbers]
@@ -165,6 +166,7 @@ def _one(experiment: Experiment, arm: Arm, run: ArmRun, command: Sequence[str]) 
         "wall_seconds": round(time.perf_counter() - began, 3),
         "attempts": attempts,
         "peak_bytes": peak_memory(resolve_device(run.device)),
+        "peak_is_own": own_peak,
         "commit": commit(),
         "command": shlex.join(command),
         "hardware": hardware(),
@@ -183,6 +185,7 @@ def _summary(
 ) -> dict[str, Any]:
     runs = [found for seeds in done.values() for found in seeds.values()]
     began = settled.get("commit")
+    machines = [found["hardware"] for found in runs]
     arms = {}
     for arm in plan.arms:
         seeds = done[arm.name]
@@ -192,6 +195,7 @@ def _summary(
             "per_seed": {str(seed): dict(found["numbers"]) for seed, found in seeds.items()},
             "wall_seconds": {str(seed): found["wall_seconds"] for seed, found in seeds.items()},
             "attempts": {str(seed): found["attempts"] for seed, found in seeds.items()},
+            "peak_bytes": {str(seed): found["peak_bytes"] for seed, found in seeds.items()},
             "mean": {},
             "interval": {},
         }
@@ -213,9 +217,11 @@ def _summary(
         "parameters_commit": began,
         "parameters_were_committed": bool(began) and not str(began).endswith("+"),
         "hardware": runs[0]["hardware"],
+        "other_hardware": [h for i, h in enumerate(machines) if i and h not in machines[:i]],
         "versions": versions(),
         "wall_seconds": round(sum(found["wall_seconds"] for found in runs), 3),
         "peak_bytes": max(found["peak_bytes"] for found in runs),
+        "peak_is_own": all(found.get("peak_is_own") for found in runs),
         "parameters": settled["parameters"],
         "arms": arms,
         "comparisons": [_compared(c, experiment, arms, done) for c in experiment.comparisons],
@@ -231,7 +237,7 @@ def _compared(
     """Differences of two arms seed by seed.
 
     An effect is claimed of three seeds or more, when the interval excludes zero and both arms have learned something:
-    their means beat those of every baseline.
+    their means beat those of every baseline, of which there must be one.
     """
     first, second, key = comparison.first, comparison.second, comparison.column
     pairs = [
@@ -246,7 +252,9 @@ def _compared(
     sign = -1.0 if column.better == "lower" else 1.0
     baselines = [v for arm in arms.values() if arm["baseline"] and (v := arm["mean"].get(key)) is not None]
     means = [arms[name]["mean"].get(key) for name in (first, second)]
-    learned = all(m is not None and all(sign * m > sign * b for b in baselines) for m in means)
+    learned = bool(baselines) and all(
+        m is not None and all(sign * m > sign * b for b in baselines) for m in means
+    )
     return {
         "first": first,
         "second": second,
@@ -254,6 +262,7 @@ def _compared(
         "differences": differences,
         "mean": mean,
         "interval": interval,
+        "baselines": len(baselines),
         "learned": learned,
         "claimed": learned and len(differences) >= LEAST_SEEDS and excludes_zero(interval),
     }
