@@ -67,7 +67,7 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--strategy", choices=["ddp", "fsdp"], default="ddp")
+    parser.add_argument("--strategy", choices=["ddp", "fsdp", "deepspeed"], default="ddp")
     parser.add_argument("--steps", type=int, default=20)
     options = parser.parse_args()
     config = TrainConfig(
