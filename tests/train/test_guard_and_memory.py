@@ -115,7 +115,7 @@ def test_spoilt_optimiser_state_ends_the_run_before_it_is_saved(tmp_path: Path) 
         config = replace(CONFIG, checkpoint=CheckpointConfig(every=every))
         with pytest.raises(RunError, match=r"optimiser's state .* not finite") as caught:
             fit(plain_task(), config, tmp_path, engine=Spoiling(resolve_device("cpu"), None))
-        assert "resume from" in str(caught.value), name
+        assert "resuming goes on from it" in str(caught.value), name
         assert find_checkpoint(tmp_path) == good
     assert events(tmp_path, "not_finite")[-1]["step"] == 6
 
@@ -133,6 +133,39 @@ def test_patience_ends_a_run_that_never_recovers(tmp_path: Path) -> None:
     assert (
         found is not None and torch.isfinite(load_checkpoint(found).tensors["model"]["head.0.weight"]).all()
     )
+
+
+def _bad_at(*positions: int) -> Callable[[int, dict[str, Any]], None]:
+    def spoil(position: int, batch: dict[str, Any]) -> None:
+        if position in positions:
+            batch["y"][0] = NAN
+
+    return spoil
+
+
+def test_patience_counts_steps_in_a_row_across_resuming(tmp_path: Path) -> None:
+    config = replace(CONFIG, guard=GuardConfig(patience=2))
+    assert fit(plain_task(hook=_bad_at(2, 4, 6)), config, tmp_path / "a", device="cpu").skipped == 3
+    config = replace(CONFIG, guard=GuardConfig(patience=3))
+    task = plain_task(hook=_bad_at(2, 3, 4))
+    assert fit(task, config, tmp_path / "b", device="cpu", stop_at=4).skipped == 2
+    with pytest.raises(RunError, match=r"step 5 .3 in a row"):
+        fit(task, config, tmp_path / "b", device="cpu")
+
+
+def test_steps_that_are_left_out_do_not_count_for_the_average(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=6, ema=EmaConfig(0.9, every=2))
+    task = plain_task(hook=_bad_at(2))
+    fit(task, config, tmp_path / "whole", device="cpu")
+    fit(task, config, tmp_path / "parts", device="cpu", stop_at=4)
+    fit(task, config, tmp_path / "parts", device="cpu")
+    for name in ("whole", "parts"):  # after steps 2 and 5, the second and fourth good ones
+        saved = load_checkpoint(tmp_path / name / "checkpoints" / "step_00000006")
+        assert saved.state["ema_updates"] == 2
+    averages = [
+        load_checkpoint(tmp_path / n / "checkpoints/step_00000006").tensors["ema"] for n in ("whole", "parts")
+    ]
+    assert tensors_digest(averages[0]) == tensors_digest(averages[1])
 
 
 def test_overflow_lowers_the_loss_scale_and_the_run_goes_on(tmp_path: Path) -> None:

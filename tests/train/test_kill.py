@@ -73,7 +73,8 @@ def kill_once(folder: Path, chance: random.Random, seconds: float, aim: bool) ->
     child = start(folder)
     began, saves, inside, target = time.monotonic(), 0, False, chance.randrange(11)
     moment = chance.uniform(0, seconds)
-    while child.is_alive():
+    # Not is_alive(), which takes the child away when it has ended, so that there is nothing left to be killed.
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if aim:
             now = saving(folder)
             saves += now and not inside

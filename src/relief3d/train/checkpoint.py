@@ -79,6 +79,15 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint) -> Path:
     return target
 
 
+def bring_back(run: Path) -> None:
+    """Undo the first half of a replacement that was killed between its two renames: the old one was moved aside."""
+    for aside in (run / FOLDER).glob(f"{TEMP_PREFIX}*.old"):
+        if is_complete(aside):
+            target = run / FOLDER / checkpoint_name(int(read_json_object(aside / STATE)["step"]))
+            if not target.exists():
+                aside.replace(target)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether a checkpoint's folder has all its files at their full size."""
     try:

@@ -38,6 +38,14 @@ def stop_wishes() -> Iterator[StopWish]:
 
 
 def plain_signals(worker: int = 0) -> None:
-    """In a worker process: Ctrl-C is the main process' business, SIGTERM ends the worker as it always does."""
+    """In a worker process: Ctrl-C is the main process' business, and so is the first SIGTERM.
+
+    Schedulers send SIGTERM to all processes of a job. A worker that died of it would be an error in the middle of the
+    step that the main process wants to finish; that process ends its workers itself. A second one ends the worker.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _second_ends)
+
+
+def _second_ends(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)

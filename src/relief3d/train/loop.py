@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,23 +18,25 @@ import torch
 from torch import Tensor, nn
 
 from relief3d.core.device import autocast_dtype, is_out_of_memory, release_memory, resolve_device
-from relief3d.core.errors import InputError, RunError
+from relief3d.core.errors import InputError, ReliefError, RunError
 from relief3d.core.progress import Progress, SilentProgress, stage
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.train.adapt import adapt_blocks, own_torch_state
+from relief3d.train.around import alone_in, in_words
 from relief3d.train.checkpoint import newest_checkpoint, save_checkpoint, tidy_checkpoints
 from relief3d.train.config import TrainConfig
 from relief3d.train.ema import MovingAverage
 from relief3d.train.engine import Engine, SingleEngine
 from relief3d.train.feeding import feed
 from relief3d.train.fingerprint import fingerprint
+from relief3d.train.guard import HeldBuffers, Piece, verdict
 from relief3d.train.interrupt import StopWish, stop_wishes
 from relief3d.train.optimiser import freeze, make_optimiser, plan_parameters, set_learning_rate, train_mode
 from relief3d.train.processes import remember_parts, remembered_parts
 from relief3d.train.run_log import RunLog
-from relief3d.train.run_state import Counters, Trained, restore, snapshot
+from relief3d.train.run_state import BROKEN_REMEDY, Counters, Trained, restore, snapshot
 from relief3d.train.schedules import schedule_factor
-from relief3d.train.task import LossReport, PieceLosses, StepInfo, Task
+from relief3d.train.task import LossReport, StepInfo, Task
 from relief3d.train.throughput import count_flops, measure_peak
 
 
@@ -86,8 +88,9 @@ def fit(
         progress: the console.
 
     Raises:
-        InputError: the folder holds a run of other settings, or options do not fit the network.
-        RunError: the run diverged, or does not fit in memory even sample by sample.
+        InputError: the folder holds a run of other settings, another process trains in it, or options do not fit the
+            network.
+        RunError: the run diverged, does not fit in memory even sample by sample, or lost a worker.
         KeyboardInterrupt: Ctrl-C or SIGTERM came; the step under way is finished and saved.
     """
     if engine is None:
@@ -99,6 +102,8 @@ def fit(
     with ExitStack() as stack:
         wish = stack.enter_context(stop_wishes())
         stack.enter_context(own_torch_state(engine.device, config.deterministic))
+        stack.enter_context(in_words())
+        stack.enter_context(alone_in(folder, progress.message) if engine.rank == 0 else nullcontext())
         run = _Run(task, config, folder, engine, progress, settings or {}, wish)
         stack.callback(run.close)
         run.begin()
@@ -117,7 +122,9 @@ def fit(
                 run.one_step([next(batches) for _ in range(config.accumulate)])
                 run.after_step(last)
                 shown.advance(1, run.note)
-    if run.stopping and run.count.step < last:
+        # Also a wish that came after the last step, in its evaluation say: the caller may have more runs to come.
+        asked = engine.total(torch.zeros((), device=engine.device), float(run.stopping or wish.wanted))[1] > 0
+    if asked:
         progress.message(f"interrupted: step {run.count.step} of {config.steps} is saved")
         raise KeyboardInterrupt
     return run.result()
@@ -139,6 +146,8 @@ class _Run:
         self.task, self.config, self.folder = task, config, folder
         self.engine, self.progress, self.wish = engine, progress, wish
         self.identity = fingerprint(task.name, config, settings)
+        # For tasks that draw their weights from torch's own random numbers: a run that begins again draws the same.
+        torch.manual_seed(derive_seed(config.seed, "weights"))
         model = task.model()
         plans = plan_parameters(model, config.optimiser)
         freeze(model, plans)
@@ -153,9 +162,10 @@ class _Run:
         self.model, self.optimiser = engine.prepare(model, make_optimiser(model, plans, config.optimiser))
         self.plain = engine.plain(self.model)
         self.trained = Trained(engine, self.model, self.optimiser, self.average)
+        self.buffers = HeldBuffers(self.plain)
         self.count = Counters()
         self.shown: dict[str, Tensor] = {}
-        self.note, self.stopping, self.late, self.lr = "", False, False, 0.0
+        self.note, self.stopping, self.late, self.better, self.lr = "", False, False, False, 0.0
         self.saved_at, self.saved_time = -1, time.monotonic()
         self.log: RunLog | None = None
 
@@ -164,6 +174,7 @@ class _Run:
     def one_step(self, batches: Sequence[Any]) -> None:
         """Gradients of all micro-batches, guard, update, average."""
         config, count, engine = self.config, self.count, self.engine
+        self.buffers.keep()
         lr = config.optimiser.lr * schedule_factor(config.schedule, count.step, config.steps)
         set_learning_rate(self.optimiser, lr)
         samples = sum(len(self.task.samples(b)) for b in batches)
@@ -192,7 +203,7 @@ class _Run:
         self.shown = {**sums, **{f"gradient_norm_{k}": v for k, v in norms.items()}}
         self.lr = lr
 
-    def _gradients(self, batches: Sequence[Any], samples: int) -> tuple[dict[str, Tensor], list[PieceLosses]]:
+    def _gradients(self, batches: Sequence[Any], samples: int) -> tuple[dict[str, Tensor], list[Piece]]:
         """As :meth:`_once`, with smaller pieces when the memory runs out."""
         while True:
             try:
@@ -206,13 +217,14 @@ class _Run:
                     raise
                 reason = str(exc).splitlines()[0] if str(exc) else type(exc).__name__
             # Outside of the handler, whose traceback holds the tensors of the failed pass.
+            self.buffers.back()
             self._smaller_parts(batches, reason)
 
-    def _once(self, batches: Sequence[Any], samples: int) -> tuple[dict[str, Tensor], list[PieceLosses]]:
+    def _once(self, batches: Sequence[Any], samples: int) -> tuple[dict[str, Tensor], list[Piece]]:
         """Gradients of the step's micro-batches; means of the losses over their samples, and losses by piece."""
         self.optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        losses: list[PieceLosses] = []
+        losses: list[Piece] = []
         for index, batch in enumerate(batches):
             pieces = [batch] if self.count.parts == 1 else list(self.task.split(batch, self.count.parts))
             for number, piece in enumerate(pieces):
@@ -222,7 +234,7 @@ class _Run:
                 with self.engine.together(self.model, final):
                     report = self._loss(piece, index, number)
                     self.engine.backward(report.total * share)
-                losses.append(PieceLosses.of(report, names))
+                losses.append(Piece.of(piece, names, report))
                 for key, value in {"loss": report.total, **report.parts}.items():
                     part = value.detach() * share
                     sums[key] = sums[key] + part if key in sums else part
@@ -262,15 +274,19 @@ class _Run:
         self.count.parts *= 2
         self.progress.message(
             f"out of memory at step {step}: batches go through in {self.count.parts} parts from now on; the gradients "
-            "are those of whole batches, but for dropout and batch statistics, which are drawn per part"
+            "are those of whole batches where the loss is a mean over samples, but for dropout and batch statistics"
         )
         if self.log is not None:
             self.log.event("out_of_memory", step, parts=self.count.parts, reason=reason)
 
-    def _guard(self, losses: Sequence[PieceLosses]) -> None:
+    def _guard(self, losses: Sequence[Piece]) -> None:
         """Note a step that was left out, or end the run."""
-        count, step, guard = self.count, self.count.step + 1, self.config.guard
-        culprits = self.engine.names([name for piece in losses for name in piece.culprits()])
+        count, step = self.count, self.count.step + 1
+        self.buffers.back()
+        alone = (
+            self._alone if self.engine.world == 1 else None
+        )  # one process of many cannot go forward by itself
+        culprits = self.engine.names([name for piece in losses for name in piece.culprits(alone)])
         where = "loss" if culprits else "gradient"
         if not culprits:
             culprits = self.engine.names([name for piece in losses for name in piece.names])
@@ -280,17 +296,21 @@ class _Run:
             self.log.event("not_finite", step, where=where, samples=culprits, **_scale(self.engine))
         broken = self.trained.broken()
         if broken is not None:
-            raise RunError(
-                f"{broken} is not finite at step {step}",
-                remedy=f"resume from the checkpoint of step {max(0, self.saved_at)} with a lower learning rate",
-            )
+            raise RunError(f"{broken} is not finite at step {step}", remedy=BROKEN_REMEDY)
         overflow = where == "gradient" and bool(self.engine.scaler_state())
-        if (guard.action == "stop" and not overflow) or count.in_a_row >= guard.patience:
-            raise RunError(
-                f"the {where} is not finite at step {step} ({count.in_a_row} in a row; samples "
-                f"{', '.join(culprits[:3])})",
-                remedy="look at these samples, or lower the learning rate and resume",
-            )
+        end = verdict(self.config.guard, where, culprits, step, count.in_a_row, overflow)
+        if end is not None:
+            raise end
+
+    def _alone(self, batch: Any) -> Iterator[LossReport]:
+        """Losses of the samples of a batch one by one, in evaluation mode."""
+        self.plain.eval()
+        try:
+            with torch.no_grad():
+                for sample in self.task.split(batch, len(self.task.samples(batch))):
+                    yield self._loss(sample, 0, 0)
+        finally:
+            train_mode(self.plain)
 
     # ---- between steps ------------------------------------------------------------------------------------------
 
@@ -301,15 +321,32 @@ class _Run:
             numbers = {**self.engine.mean(self.shown), "lr": self.lr}
             if self.log is not None:
                 self.note = self.log.training(step, numbers, self.count.samples, self.count.flops_per_sample)
-        if end or (log.evaluate and step % log.evaluate == 0):
-            self._evaluate()
-        if log.panels and (step % log.panels == 0 or end):
-            with self._evaluated() as network:  # by every process: its weights may be spread over all
-                pictures = self.task.panels(network, step)
-            if self.log is not None:
-                self.log.panels(step, pictures)
-        if step % self.config.checkpoint.every == 0 or step >= last or self.late or self.stopping:
+        evaluate = end or bool(log.evaluate and step % log.evaluate == 0)
+        draw = bool(log.panels) and (step % log.panels == 0 or end)
+        if evaluate or draw:
+            self._look(evaluate, draw)
+        keep = self.config.checkpoint.every
+        if step % keep == 0 or step >= last or self.late or self.stopping or self.better:
             self.save()
+
+    def _look(self, evaluate: bool, draw: bool) -> None:
+        """Pictures, then numbers; when they fail, the training up to here is saved with a note that they are due."""
+        self.count.due = [evaluate, draw]
+        try:
+            if draw:
+                with self._evaluated() as network:  # by every process: its weights may be spread over all
+                    pictures = self.task.panels(network, self.count.step)
+                if self.log is not None:
+                    self.log.panels(self.count.step, pictures)
+            if evaluate:
+                self._evaluate()
+        except Exception:
+            if self.engine.world == 1:  # several processes may fail one by one, and save only together
+                with suppress(ReliefError):
+                    self.save()
+                    self.progress.message(f"step {self.count.step} is saved; resuming evaluates it again")
+            raise
+        self.count.due = [False, False]
 
     @contextmanager
     def _evaluated(self) -> Iterator[nn.Module]:
@@ -322,15 +359,17 @@ class _Run:
         count, keep = self.count, self.config.checkpoint
         with self._evaluated() as network:
             count.numbers = {k: float(v) for k, v in self.task.evaluate(network, count.step).items()}
-        if self.log is not None and count.numbers:
-            self.log.event("evaluation", count.step, **count.numbers)
-        if not keep.best or not count.numbers:
-            return
-        if keep.best not in count.numbers:
+        if keep.best and keep.best not in count.numbers:
             raise InputError(
                 f"there is no evaluation number '{keep.best}' to keep the best checkpoint by",
-                remedy=f"use one of {', '.join(count.numbers)}",
+                remedy=f"use one of {', '.join(count.numbers)}"
+                if count.numbers
+                else "there are none: leave it empty",
             )
+        if self.log is not None and count.numbers:
+            self.log.event("evaluation", count.step, **count.numbers)
+        if not keep.best:
+            return
         value = count.numbers[keep.best]
         before = None if count.best is None or count.best[2] != keep.best else count.best[1]
         better = before is None or (value > before if keep.higher else value < before)
@@ -338,7 +377,7 @@ class _Run:
         decides = float(better and math.isfinite(value) and self.engine.rank == 0)
         if self.engine.total(torch.zeros((), device=self.engine.device), decides)[1] > 0:
             count.best = (count.step, value, keep.best)
-            self.save()
+            self.better = True
 
     # ---- saving and going on ------------------------------------------------------------------------------------
 
@@ -352,13 +391,12 @@ class _Run:
             save_checkpoint(self.folder, checkpoint)
             best = None if self.count.best is None else self.count.best[0]
             tidy_checkpoints(self.folder, self.config.checkpoint, self.count.step, best)
-        self.saved_at, self.saved_time = self.count.step, time.monotonic()
+        self.saved_at, self.saved_time, self.better = self.count.step, time.monotonic(), False
         self.engine.barrier()
 
     def begin(self) -> None:
         """Start afresh, or from the newest checkpoint in the folder."""
         config, engine = self.config, self.engine
-        self.folder.mkdir(parents=True, exist_ok=True)
         found = newest_checkpoint(self.folder, self.progress.message)
         if found is not None:
             self.count = restore(self.trained, *found, self.identity)
@@ -387,6 +425,10 @@ class _Run:
                 flops_peak=peak,
                 tensorboard=config.log.tensorboard,
             )
+        if any(self.count.due):  # what failed when this step was saved
+            self.saved_at = -1
+            self._look(*self.count.due)
+            self.save()
 
     def close(self) -> None:
         """Close what is open."""

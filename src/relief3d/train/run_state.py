@@ -18,6 +18,10 @@ from relief3d.train.ema import MovingAverage
 from relief3d.train.engine import Engine, Optimizer
 from relief3d.train.fingerprint import first_difference
 
+BROKEN_REMEDY = (
+    "the last checkpoint is finite, so resuming goes on from it; a lower learning rate needs another folder"
+)
+
 
 @dataclass
 class Counters:
@@ -32,6 +36,7 @@ class Counters:
         flops_per_sample: counted in the first step; 0 before.
         best: step, value and name of the best evaluation; None before.
         numbers: of the last evaluation.
+        due: evaluation and pictures of this step that failed and have to be made again.
     """
 
     step: int = 0
@@ -42,6 +47,7 @@ class Counters:
     flops_per_sample: float = 0.0
     best: tuple[int, float, str] | None = None
     numbers: dict[str, float] = field(default_factory=dict)
+    due: list[bool] = field(default_factory=lambda: [False, False])
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ def snapshot(run: Trained, counters: Counters, identity: Mapping[str, Any]) -> C
     if broken is not None:
         raise RunError(
             f"{broken} is not finite after step {counters.step}, so nothing is saved",
-            remedy="resume from the last checkpoint with a lower learning rate",
+            remedy=BROKEN_REMEDY,
         )
     state = {
         "counters": dataclasses.asdict(counters),

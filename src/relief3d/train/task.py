@@ -35,37 +35,17 @@ class LossReport:
     """Result of a task's loss for one batch.
 
     Attributes:
-        total: () to be minimised: the mean over the batch's samples.
+        total: () to be minimised. Batches of a step count by their numbers of samples, so a mean over samples gives the
+            gradient of the large batch exactly; a mean over valid pixels, as in the published multi-view losses, gives
+            the mean of the batches' means.
         parts: () each, for the log; need no gradient. The names are the same in every step and process.
-        per_sample: (B,) or None; the guard names the samples whose value is not finite.
+        per_sample: (B,) or None; the guard names the samples whose value is not finite. With None it asks for the loss
+            of every sample alone when the total is not finite.
     """
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     per_sample: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class PieceLosses:
-    """Losses of a piece, on the device, to be looked at only when something is wrong."""
-
-    names: Sequence[str]
-    total: Tensor
-    each: Tensor | None
-
-    @staticmethod
-    def of(report: LossReport, names: Sequence[str]) -> PieceLosses:
-        each = report.per_sample
-        return PieceLosses(names, report.total.detach(), None if each is None else each.detach())
-
-    def culprits(self) -> list[str]:
-        """Samples whose loss is not finite; all of them when the task does not say which."""
-        if self.each is not None:
-            wrong = (~torch.isfinite(self.each)).tolist()
-            named = [name for name, bad in zip(self.names, wrong) if bad]
-            if named:
-                return named
-        return [] if bool(torch.isfinite(self.total)) else list(self.names)
 
 
 class Task(Protocol):
