@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.corpora.toy_task import ToyNet, ToyTask, toy_model
 from torch import nn
 
 from relief3d.core.errors import InputError
+from relief3d.nn.blocks import Block
+from relief3d.train.adapt import adapt_blocks
 from relief3d.train.checkpoint import load_checkpoint, tensors_digest
 from relief3d.train.config import (
     CheckpointConfig,
@@ -68,6 +71,28 @@ def test_accumulated_gradients_are_those_of_the_large_batch(
         assert max(float((found[0][n] - other[n]).abs().max()) for n in start) <= bound
 
 
+def test_batches_of_a_step_count_by_their_samples(tmp_path: Path) -> None:
+    """Micro-batches of 2 and 6 samples give the gradient of the 8 together, and the mean of all in the log."""
+
+    class Uneven(ToyTask):
+        def batch(self, position: int, part: int = 0, parts: int = 1) -> dict[str, object]:
+            whole = super().batch(position // 2)
+            cut = slice(None, 2) if position % 2 == 0 else slice(2, None)
+            return {k: v[cut] for k, v in whole.items()}
+
+    config = TrainConfig(steps=2, optimiser=OptimiserConfig(lr=1e-2, eps=1e-3), log=QUIET)
+    options = {"dropout": 0.0, "norm": False, "dtype": torch.float64}
+    plain = run(tmp_path, "whole", ToyTask(**options), config).state_dict()  # type: ignore[arg-type]
+    uneven = run(tmp_path, "uneven", Uneven(**options), replace(config, accumulate=2)).state_dict()  # type: ignore[arg-type]
+    assert all(torch.allclose(plain[k], uneven[k], atol=1e-12) for k in plain)
+    logged = [[x["loss"] for x in _lines(tmp_path / n) if x["kind"] == "train"] for n in ("whole", "uneven")]
+    assert logged[0] == pytest.approx(logged[1], rel=1e-6)
+
+
+def _lines(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -84,6 +109,45 @@ def test_recomputed_and_compiled_blocks_train_the_same(tmp_path: Path, change: d
     assert list(plain.state_dict()) == list(other.state_dict())
     for (name, a), b in zip(plain.state_dict().items(), other.state_dict().values()):
         assert torch.allclose(a, b, atol=1e-6), name
+
+
+def test_blocks_are_recomputed_and_compiled_when_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes: list[int] = []
+    real = Block._forward
+
+    def counted(self, *arguments):  # type: ignore[no-untyped-def]
+        passes.append(1)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Block, "_forward", counted)
+    for wanted, count in ((False, 2), (True, 4)):
+        passes.clear()
+        run(
+            tmp_path,
+            str(wanted),
+            ToyTask(network=block_net),
+            TrainConfig(steps=1, checkpointing=wanted, log=QUIET),
+        )
+        trained = len(passes) - 2  # the evaluation goes through both blocks once
+        assert trained == count
+    model = block_net()
+    adapt_blocks(model, TrainConfig(compile=True, compile_backend="eager"))
+    assert all(b._compiled_call_impl is not None for b in model.modules() if isinstance(b, Block))
+
+
+def test_deterministic_algorithms_are_asked_for(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Looking(ToyTask):
+        def loss(self, model, batch, info, teacher):  # type: ignore[no-untyped-def]
+            seen.append(torch.get_deterministic_debug_mode())
+            return super().loss(model, batch, info, teacher)
+
+    for wanted in (True, False):
+        run(tmp_path, str(wanted), Looking(), TrainConfig(steps=1, deterministic=wanted, log=QUIET))
+    assert seen == [1, 0]
 
 
 def test_networks_without_blocks_cannot_be_recomputed(tmp_path: Path) -> None:
@@ -151,6 +215,69 @@ def test_patterns_that_fit_nothing_are_errors() -> None:
     with pytest.raises(InputError, match="nothing to train"):
         plan_parameters(model, OptimiserConfig(groups=(GroupConfig("*", frozen=True),)))
     plan_parameters(model, OptimiserConfig(groups=(GroupConfig("*camera*"),), must_match=False))
+
+
+def test_what_a_network_holds_fixed_stays_fixed(tmp_path: Path) -> None:
+    def partly_fixed() -> nn.Module:
+        model = toy_model()
+        model.encoder[0].requires_grad_(False)  # type: ignore[index, union-attr]
+        return model
+
+    model = run(tmp_path, "x", ToyTask(network=partly_fixed), TrainConfig(steps=2, log=QUIET))
+    assert isinstance(model, ToyNet)
+    assert not model.encoder[0].weight.requires_grad
+    fresh = toy_model()
+    assert isinstance(fresh, ToyNet)
+    assert torch.equal(model.encoder[0].weight, fresh.encoder[0].weight)
+    with pytest.raises(InputError, match="nothing to train"):
+        plan_parameters(nn.Linear(2, 2).requires_grad_(False), OptimiserConfig())
+
+
+def test_tied_weights_are_trained_averaged_and_restored_as_one(tmp_path: Path) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.b.weight = self.a.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.b(self.a(x))[:, :4]
+
+    def tied() -> nn.Module:
+        torch.manual_seed(1)
+        return Tied()
+
+    config = TrainConfig(steps=4, ema=EmaConfig(0.5), log=QUIET)
+    whole = fit(ToyTask(network=tied), config, tmp_path / "whole", device="cpu")
+    fit(ToyTask(network=tied), config, tmp_path / "parts", device="cpu", stop_at=2)
+    parts = fit(ToyTask(network=tied), config, tmp_path / "parts", device="cpu")
+    for found in (parts.model, parts.average):
+        assert isinstance(found, Tied) and found.a.weight is found.b.weight
+    assert parts.average is not None and whole.average is not None
+    for x, y in ((whole.model, parts.model), (whole.average, parts.average)):
+        assert tensors_digest(x.state_dict()) == tensors_digest(y.state_dict())
+
+
+def test_norms_after_an_inner_stack_do_not_come_before_an_outer_one() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.ModuleDict(
+                {
+                    "patch": nn.Linear(2, 2),
+                    "blocks": nn.ModuleList(nn.Linear(2, 2) for _ in range(2)),
+                    "norm": nn.LayerNorm(2),
+                }
+            )
+            self.embed = nn.Linear(2, 2)
+            self.decoder = nn.ModuleList(nn.Linear(2, 2) for _ in range(4))
+            self.head = nn.Linear(2, 2)
+
+    scales = {p.name: p.lr_scale for p in plan_parameters(Outer(), OptimiserConfig(layer_decay=0.5))}
+    assert scales["encoder.norm.weight"] == scales["head.weight"] == 1.0
+    assert [scales[f"encoder.blocks.{i}.weight"] for i in range(2)] == [0.25, 0.5]
+    assert (scales["encoder.patch.weight"], scales["embed.weight"]) == (0.125, 0.03125)
+    assert [scales[f"decoder.{i}.weight"] for i in range(4)] == [0.0625, 0.125, 0.25, 0.5]
 
 
 def test_layer_decay_counts_each_stack_and_what_comes_before_it() -> None:
@@ -253,6 +380,17 @@ def test_the_teacher_gets_no_gradient(tmp_path: Path) -> None:
     }
 
 
+def test_buffers_of_infinity_stay_what_they_are() -> None:
+    model = nn.Linear(2, 1)
+    model.register_buffer("mask", torch.tensor([0.0, -math.inf]), persistent=False)
+    model.register_buffer("moving", torch.zeros(2))
+    average = MovingAverage(model, EmaConfig(0.75))
+    model.get_buffer("moving").fill_(1.0)
+    average.update(model, 0.0, lambda t: t)
+    assert average.network.get_buffer("mask").tolist() == [0.0, -math.inf]
+    assert average.network.get_buffer("moving").tolist() == [0.25, 0.25]
+
+
 def test_bad_averages_are_refused() -> None:
     for wrong in ({"decay": 1.5}, {"final": -0.1}, {"every": 0}, {"ramp": -1.0}):
         with pytest.raises(InputError):
@@ -298,8 +436,26 @@ def test_steps_and_constant() -> None:
     assert [schedule_factor(config, s, 8) for s in (0, 3, 4, 5, 6, 7)] == pytest.approx(
         [1, 1, 0.1, 0.1, 0.01, 0.01]
     )
+    # 0.55 * 100 is a little more than 55: shares are compared, not products.
+    late = ScheduleConfig("step", warmup=0, milestones=(0.55,))
+    assert [schedule_factor(late, s, 100) for s in (54, 55)] == [1.0, 0.1]
+    after = ScheduleConfig("step", warmup=2, start=0.5, milestones=(0.25,), factor=0.1)
+    assert [schedule_factor(after, s, 8) for s in range(3)] == pytest.approx([0.5, 0.75, 0.1])
     constant = ScheduleConfig("constant", warmup=0.25, start=0.0)
     assert [schedule_factor(constant, s, 8) for s in range(4)] == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_schedules_at_their_limits() -> None:
+    for kind in ("cosine", "composite"):
+        no_warmup = ScheduleConfig(kind, warmup=0, end=0.1)  # type: ignore[arg-type]
+        assert schedule_factor(no_warmup, 0, 10) == 1.0
+        assert schedule_factor(no_warmup, 0, 1) in (1.0, 0.1)
+        all_warmup = ScheduleConfig(kind, warmup=10, start=0.5)  # type: ignore[arg-type]
+        assert [schedule_factor(all_warmup, s, 10) for s in (0, 9)] == pytest.approx([0.5, 0.95])
+    # A warm-up of 1 is one step, of less a share; the first step after it is at the top.
+    assert schedule_factor(ScheduleConfig(warmup=1.0), 1, 50) == 1.0
+    assert schedule_factor(ScheduleConfig(warmup=0.5), 25, 50) == 1.0
+    assert schedule_factor(ScheduleConfig(warmup=0.5), 24, 50) == pytest.approx(24 / 25)
 
 
 def test_the_run_uses_the_schedule(tmp_path: Path) -> None:

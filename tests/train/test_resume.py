@@ -20,6 +20,7 @@ from relief3d.train.config import (
     GroupConfig,
     LogConfig,
     OptimiserConfig,
+    ScheduleConfig,
     TrainConfig,
 )
 from relief3d.train.engine import SingleEngine
@@ -132,6 +133,11 @@ def test_loss_scale_is_restored(tmp_path: Path) -> None:
         ({"seed": 5}, "'train.seed' was 0 and is 5 now"),
         ({"accumulate": 1}, "'train.accumulate'"),
         ({"ema": None}, "'train.ema"),
+        (
+            {"schedule": ScheduleConfig("constant")},
+            "'train.schedule.kind' was 'cosine' and is 'constant' now",
+        ),
+        ({"precision": "bfloat16"}, "'train.precision' was 'auto' and is 'bfloat16' now"),
         ({"optimiser": OptimiserConfig(lr=2e-2)}, "'train.optimiser.lr' was 0.01 and is 0.02 now"),
         (
             {"optimiser": OptimiserConfig(lr=1e-2, groups=(GroupConfig("head.*"),))},

@@ -27,6 +27,14 @@ class GroupConfig:
     frozen: bool = False
     clip: str = "all"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.lr_scale < math.inf or (
+            self.weight_decay is not None and not self.weight_decay >= 0
+        ):
+            raise InputError(
+                f"lr_scale and weight_decay of the group '{self.pattern}' must be numbers from 0"
+            )
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
@@ -36,11 +44,11 @@ class OptimiserConfig:
         lr: highest learning rate.
         betas: decay of the two moments.
         eps: added to the root of the second moment.
-        weight_decay: decoupled; not applied to vectors and scalars (norms, biases, tokens) unless ``decay_vectors``.
+        weight_decay: decoupled; not applied to vectors and scalars (norms, biases) unless ``decay_vectors``.
         decay_vectors: apply it to everything.
         layer_decay: the learning rate of transformer block i (0, 1, ...) of n is multiplied by this to the power n - i,
-            that of what comes before the first block of its parent (patches, tokens) by the power n + 1 (Bao et al.
-            2022); 1: off. Every stack of blocks counts for itself.
+            that of what comes before the first block of the stack nearest to it (patches, tokens) by the power n + 1
+            (Bao et al. 2022); 1: off. Every stack of blocks counts for itself.
         clip_norm: largest gradient norm per clip set; None: no clipping.
         groups: see :class:`GroupConfig`.
         must_match: every group has to fit at least one parameter.
@@ -201,7 +209,8 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser steps.
-        accumulate: micro-batches per step.
+        accumulate: micro-batches per step; each counts by its number of samples (:class:`LossReport` says what that
+            means for losses that are means over pixels).
         precision: of the forward pass; ``auto`` is bfloat16 on accelerators that have it, else float32.
         checkpointing: recompute activations of transformer blocks in the backward pass.
         compile: translate transformer blocks with torch.compile.

@@ -58,8 +58,9 @@ class MovingAverage:
         for name, held in self.network.named_buffers():
             now = whole(buffers[name])
             if held.is_floating_point() and self.config.buffers:
-                own.append(held)
-                goal.append(now.to(held.dtype))
+                # Between infinities (masks of attention) there is no average: where both agree, nothing moves.
+                now = now.to(held.dtype)
+                held.copy_(torch.where(held == now, held, torch.lerp(held, now, weight)))
             else:
                 held.copy_(now)
         # One kernel for many tensors, as torch.optim.swa_utils does.

@@ -25,7 +25,7 @@ class ParameterPlan:
         name: as in ``named_parameters()``.
         lr_scale: factor on the learning rate.
         weight_decay: decoupled.
-        frozen: not trained.
+        frozen: not trained: by a group, or because the network itself holds it fixed (``requires_grad`` is false).
         clip: set whose gradients are clipped together.
     """
 
@@ -54,7 +54,9 @@ def plan_parameters(model: nn.Module, config: OptimiserConfig) -> list[Parameter
         if parameter.ndim < 2 and not config.decay_vectors and group.weight_decay is None:
             decay = 0.0
         scale = group.lr_scale * scales.get(name, 1.0)
-        plans.append(ParameterPlan(name, scale, decay, group.frozen, group.clip))
+        plans.append(
+            ParameterPlan(name, scale, decay, group.frozen or not parameter.requires_grad, group.clip)
+        )
     for index, group in enumerate(config.groups):
         if index not in fitted and config.must_match:
             taken = any(fnmatchcase(name, group.pattern) for name in names)
@@ -91,8 +93,9 @@ def _layer_scales(names: Sequence[str], decay: float) -> dict[str, float]:
             continue
         parts = name.split(".")
         above = [".".join(parts[:n]) for n in range(len(parts))]
-        around = [p for p in above if p in parents and p not in begun]
-        if around:
+        # The nearest stack decides: a norm behind the blocks of an encoder does not come before those of a decoder.
+        around = [p for p in above if p in parents]
+        if around and around[-1] not in begun:
             out[name] = decay ** (parents[around[-1]] + 1)
     return out
 

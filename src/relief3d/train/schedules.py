@@ -20,7 +20,7 @@ def schedule_factor(config: ScheduleConfig, step: int, steps: int) -> float:
     if config.kind == "constant":
         return 1.0
     if config.kind == "step":
-        passed = sum(step >= share * steps for share in config.milestones)
+        passed = sum(step / steps >= share for share in config.milestones)
         return config.factor**passed
     last = steps if config.kind == "composite" else steps - 1
     done = 1.0 if last <= warm else min(1.0, (step - warm) / (last - warm))
