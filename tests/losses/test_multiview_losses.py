@@ -141,6 +141,20 @@ def test_empty_and_tiny_masks_give_no_nan(share: float) -> None:
     assert float(loss.total.detach()) == 0.0 and float(camera.total.detach()) == 0.0
 
 
+def test_pi3_targets_may_hold_anything_where_nothing_is_known() -> None:
+    world, poses, valid = _scene(5)
+    clean = pi3.pi3_targets(torch.where(valid[..., None], world, torch.zeros_like(world)), poses, valid)
+    for wrong in (float("nan"), float("inf")):
+        holes = torch.where(valid[..., None], world, torch.full_like(world, wrong))
+        targets = pi3.pi3_targets(holes, poses, valid)
+        assert torch.equal(targets.norm, clean.norm)
+        local = world.clone().requires_grad_()
+        loss = pi3.pi3_loss(local, poses, targets, with_normals=True)
+        loss.total.backward()
+        assert bool(torch.isfinite(loss.total)) and local.grad is not None
+        assert bool(torch.isfinite(local.grad).all())
+
+
 def test_infinite_labels_and_predictions_are_cut_off() -> None:
     depth = torch.full((1, 1, 20, 20), 2.0, dtype=torch.float64, requires_grad=True)
     target = torch.full((1, 1, 20, 20), 2.0, dtype=torch.float64)

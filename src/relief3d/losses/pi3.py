@@ -39,7 +39,11 @@ class Pi3Targets:
 
 
 def pi3_targets(world_points: Tensor, world_from_cam: Tensor, valid: Tensor) -> Pi3Targets:
-    """Bring true points (B, N, H, W, 3) and poses (B, N, 4, 4) to the frame and scale of training."""
+    """Bring true points (B, N, H, W, 3) and poses (B, N, 4, 4) to the frame and scale of training.
+
+    Coordinates that are not finite, as some data have where nothing is known, become 0.
+    """
+    world_points = torch.nan_to_num(world_points, 0.0, 0.0, 0.0)
     first = invert_rigid(world_from_cam[:, :1])
     poses = first @ world_from_cam
     points = _moved(first, world_points)
