@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from tests.corpora.toy_task import ToyTask
 
 from relief3d.core.errors import InputError
 from relief3d.core.optional import available
+from relief3d.core.progress import ConsoleProgress
 from relief3d.io.images import read_image
 from relief3d.train.checkpoint import load_checkpoint
 from relief3d.train.config import CheckpointConfig, LogConfig, TrainConfig
@@ -136,7 +138,27 @@ def test_the_best_is_kept_through_resuming(tmp_path: Path) -> None:
         fit(Scored(), other, tmp_path / "other", device="cpu")
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_resumed_run_on_no_terminal_says_plain_lines_and_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("relief3d.core.progress.time.monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    console = ConsoleProgress(stream, log_every=5.0)
+    console.start("toy", 1000)
+    console.advance(900)  # of an earlier run
+    for _ in range(3):
+        clock[0] += 6.0
+        console.advance(1, "loss 1")
+    said = stream.getvalue()
+    assert "\r" not in said and "\x1b" not in said
+    assert said.splitlines()[-1] == "  toy  903/1000  ETA 582 s  loss 1"
+    config = TrainConfig(steps=2, log=LogConfig(every=1, utilisation=False))
+    fit(ToyTask(), config, tmp_path, device="cpu", progress=console)
+    assert "toy: done" in stream.getvalue()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 4])
 def test_order_of_batches_does_not_depend_on_workers(workers: int) -> None:
     names = [batch["names"][0] for batch in feed(ToyTask(), 3, 40, workers=workers, part=1, parts=2)]
     assert names == [f"{i}:4" for i in range(3, 40)]

@@ -52,14 +52,19 @@ class ConsoleProgress:
         self._done = 0
         self._began = 0.0
         self._last = 0.0
+        self._paced: tuple[float, int] | None = None
 
     def start(self, stage: str, total: int | None = None) -> None:
         self._stage, self._total, self._done = stage, total, 0
         self._began = self._last = time.monotonic()
+        self._paced = None
         self._draw(force=True)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         self._done += steps
+        if self._paced is None:
+            # The first report may be of what an earlier run did, which says nothing about the speed of this one.
+            self._paced = (time.monotonic(), self._done)
         self._draw(note)
 
     def finish(self, note: str = "") -> None:
@@ -77,8 +82,8 @@ class ConsoleProgress:
         text = f"  {self._stage}"
         if self._total:
             text += f"  {self._done}/{self._total}"
-            if 0 < self._done < self._total:
-                eta = (now - self._began) / self._done * (self._total - self._done)
+            if self._paced is not None and self._paced[1] < self._done < self._total:
+                eta = (now - self._paced[0]) / (self._done - self._paced[1]) * (self._total - self._done)
                 text += f"  ETA {eta:.0f} s"
         text += f"  {note}" if note else ""
         self._line(text, "" if self._tty else "\n")
