@@ -303,7 +303,7 @@ class PictureSource:
         seed = derive_seed(rule.seed, family, own)
         world = make_worlds([seed], config, bank=bank, device=self.device)
         pictures = _render(rule, world.compact(), family, own, seed)
-        meta = {"names": json.dumps(pictures.names), "set": rule.digest}
+        meta = {"names": json.dumps(pictures.names)}  # one key: their order in the file would not repeat
         tensors = {name: value.contiguous() for name, value in pictures.tensors.items()}
         write_bytes(_file(set_folder(self.root, rule), number), save(tensors, meta))
         return pictures
