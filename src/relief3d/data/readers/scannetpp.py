@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -86,19 +86,41 @@ def open_scannetpp(root: str | Path, *, split: str | None = None, undistorted: b
     return SceneSet(CARD, scenes, build)
 
 
-def _undistorted(name: str, folder: Path) -> Scene:
+def undistorted_camera(folder: Path) -> tuple[tuple[int, int], Tensor, list[str]]:
+    """(width, height), K (3, 3) and the good pictures of a scene's undistorted DSLR pictures, in natural order.
+
+    The file counts as nerfstudio's, whose pixel centres are at +0.5.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
     file = folder / TRANSFORMS
     top = Record(read_json_object(file), file)
     width, height, fx, fy, cx, cy = (need_positive(top, k) for k in ("w", "h", "fl_x", "fl_y", "cx", "cy"))
     size, K = (int(width), int(height)), usable_K(intrinsics(fx, fy, cx, cy), file)
-    # Only COLMAP's poses stand in the frame of the scan; nerfstudio's world axes are permuted.
-    poses = {v.name: v.camera.world_from_cam for v in read_colmap_model(folder / _COLMAP).views}
-    frames = [f for f in top.objects("frames") if not f.get("is_bad")]
-    views = []
-    for picture in sorted((str(f.get("file_path", "")) for f in frames), key=natural_key):
-        if picture not in poses:
-            raise InputError(f"the COLMAP model has no picture {picture}", path=folder / _COLMAP)
-        views.append(_view(folder, UNDISTORTED, _UNDISTORTED_MASKS, picture, K, poses[picture], size))
+    names = [str(f.get("file_path", "")) for f in top.objects("frames") if not f.get("is_bad")]
+    return size, K, sorted(names, key=natural_key)
+
+
+def scan_poses(folder: Path, pictures: Sequence[str]) -> dict[str, Tensor]:
+    """``world_from_cam`` (4, 4) of pictures by name, in the frame of the laser scan (metres).
+
+    Only COLMAP's poses stand in that frame; nerfstudio's world axes are permuted.
+
+    Raises:
+        InputError: the COLMAP model is damaged or lacks one of them.
+    """
+    views = read_colmap_model(folder / _COLMAP).views
+    poses = {v.name: pose for v in views if (pose := v.camera.world_from_cam) is not None}
+    if lacking := [p for p in pictures if p not in poses]:
+        raise InputError(f"the COLMAP model has no picture {lacking[0]}", path=folder / _COLMAP)
+    return {p: poses[p] for p in pictures}
+
+
+def _undistorted(name: str, folder: Path) -> Scene:
+    size, K, pictures = undistorted_camera(folder)
+    poses = scan_poses(folder, pictures)
+    views = [_view(folder, UNDISTORTED, _UNDISTORTED_MASKS, p, K, poses[p], size) for p in pictures]
     return _as_scene(name, views, folder)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +11,13 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.data.readers.hdf5 import read_hdf5
-from relief3d.data.readers.hypersim import FOCAL
+from relief3d.data.readers.hypersim import FOCAL, split_frames
+from relief3d.data.readers.hypersim import SPLIT_TABLE as SPLIT
+from relief3d.data.readers.poses import z_from_ray_length
 from relief3d.eval.protocols.metric.frames import FrameFile, load_rgb8
-from relief3d.geometry.projection import intrinsics, pixel_rays
+from relief3d.geometry.projection import intrinsics
 from relief3d.io.depth import read_depth
 from relief3d.io.names import natural_key
-from relief3d.io.whole_file import read_utf8
 
 LAYOUT = """\
 metadata_images_split_scene_v1.csv and
@@ -27,7 +26,6 @@ ai_001_010/images/scene_cam_00_geometry_hdf5/frame.0000.depth_meters.hdf5 (ray l
 test/ai_001_010/rgb_cam_00_fr0000.png with depth_plane_cam_00_fr0000.png (16-bit millimetres of z-depth)"""
 
 SIZE = (768, 1024)
-SPLIT = "metadata_images_split_scene_v1.csv"
 
 
 def open_hypersim(root: Path) -> list[FrameFile]:
@@ -62,17 +60,8 @@ def _pictures(folder: Path) -> list[FrameFile]:
 
 def _raw(root: Path) -> list[FrameFile]:
     out = []
-    for row in csv.DictReader(io.StringIO(read_utf8(root / SPLIT))):
-        if row.get("included_in_public_release") != "True" or row.get("split_partition_name") != "test":
-            continue
-        try:
-            scene, camera, number = row["scene_name"], row["camera_name"], int(row["frame_id"])
-        except (KeyError, TypeError, ValueError) as exc:
-            raise InputError(
-                "lacks 'scene_name' or 'camera_name', or holds a 'frame_id' that is no number",
-                path=root / SPLIT,
-                remedy="use the official split table",
-            ) from exc
+    listed = split_frames(root / SPLIT, "test").items()
+    for scene, camera, number in [(s, c, frame) for (s, c), frames in listed for frame in frames]:
         images = root / scene / "images"
         picture = images / f"scene_{camera}_final_preview" / f"frame.{number:04d}.tonemap.jpg"
         depth = images / f"scene_{camera}_geometry_hdf5" / f"frame.{number:04d}.depth_meters.hdf5"
@@ -107,9 +96,6 @@ def _hdf5_loader(path: Path) -> Callable[[], Tensor]:
 def plane_depth(length: Tensor) -> Tensor:
     """z-depth from the length of the ray, 0 where unknown; (H, W) metres in and out."""
     height, width = length.shape
-    K = intrinsics(FOCAL, FOCAL, SIZE[1] / 2, SIZE[0] / 2, torch.float32)
     if (height, width) != SIZE:
         raise InputError(f"a depth map of Hypersim has 1024 x 768 pixels, this one {width} x {height}")
-    depth = length / pixel_rays(K, height, width).norm(dim=-1)
-    known = torch.isfinite(depth) & (depth > 0)
-    return torch.where(known, depth, torch.zeros_like(depth))
+    return z_from_ray_length(length, intrinsics(FOCAL, FOCAL, SIZE[1] / 2, SIZE[0] / 2))

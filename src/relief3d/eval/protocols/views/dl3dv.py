@@ -11,6 +11,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, Scene
 from relief3d.core.errors import InputError
+from relief3d.data.readers.dl3dv import DEPTH_ENDINGS, PICTURE_FOLDERS
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.views.camera_rules import CameraTwin, read_pictures
 from relief3d.eval.protocols.views.nview_rules import NViewProtocol, PosedSequence, choose_contiguous
@@ -29,10 +30,8 @@ from relief3d.io.json_file import Record, read_json_object
 from relief3d.io.names import natural_key
 from relief3d.io.transforms_json import read_transforms_json
 
-PICTURE_FOLDERS = ("images_4", "images_8", "images_2", "images")
 SCENES = 140
 """Of the public benchmark."""
-DEPTH_ENDINGS = (".npy", ".exr", ".png")
 COLUMNS = {key: key for key in reliev3r.COLUMNS.split()}
 
 

@@ -11,22 +11,17 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, Mesh
 from relief3d.core.errors import InputError
+from relief3d.data.readers.scannetpp import RENDERED, TRANSFORMS, scan_poses, undistorted_camera
+from relief3d.data.readers.scannetpp import UNDISTORTED as PICTURES
 from relief3d.eval.protocols.base import Protocol
 from relief3d.eval.protocols.views.camera_rules import CameraTwin, read_pictures
 from relief3d.eval.protocols.views.nview_rules import NViewProtocol, PosedSequence, choose_contiguous
 from relief3d.eval.protocols.views.sequence_files import depth_maps, folders_with, without_file
 from relief3d.eval.published import reliev3r
-from relief3d.geometry.projection import intrinsics
-from relief3d.io.colmap import read_colmap_model
-from relief3d.io.json_file import Record, read_json_object
-from relief3d.io.names import natural_key
 from relief3d.io.ply import read_ply
 from relief3d.render.factory import make_renderer
 
-TRANSFORMS = "dslr/nerfstudio/transforms_undistorted.json"
-PICTURES = "dslr/resized_undistorted_images"
 SCAN = "scans/mesh_aligned_0.05.ply"
-RENDERED = "dslr/undistorted_depths"
 SPLIT = "splits/nvs_sem_val.txt"
 
 
@@ -54,28 +49,17 @@ def read_scannetpp(root: Path) -> list[PosedSequence]:
 
 
 def _scene(folder: Path, scan: Callable[[Path], Mesh]) -> PosedSequence:
-    file = folder / TRANSFORMS
-    top = Record(read_json_object(file), file)
-    frames = [f for f in top.objects("frames") if not f.get("is_bad")]
-    names = sorted((str(f.get("file_path", "")) for f in frames), key=natural_key)
-    width, height = _need(top, "w"), _need(top, "h")
-    # The file counts as nerfstudio's, whose pixel centres are at +0.5.
-    K = intrinsics(_need(top, "fl_x"), _need(top, "fl_y"), _need(top, "cx"), _need(top, "cy"))
+    (width, height), K, names = undistorted_camera(folder)
 
     @functools.cache
     def poses() -> dict[str, Tensor]:
-        # Only COLMAP's poses stand in the frame of the scan; nerfstudio's world axes are permuted.
-        views = read_colmap_model(folder / "dslr" / "colmap").views
-        return {v.name: v.camera.world_from_cam for v in views if v.camera.world_from_cam is not None}
+        return scan_poses(folder, names)
 
     def world_from_cam(chosen: Sequence[int]) -> Tensor:
-        lacking = [names[i] for i in chosen if names[i] not in poses()]
-        if lacking:
-            raise InputError(f"the COLMAP model has no picture {lacking[0]}", path=folder / "dslr" / "colmap")
         return torch.stack([poses()[names[i]] for i in chosen])
 
     def depth(chosen: Sequence[int]) -> Tensor:
-        size = (int(height), int(width))
+        size = (height, width)
         if (folder / RENDERED).is_dir():
             return depth_maps([(folder / RENDERED / names[i]).with_suffix(".png") for i in chosen], size)
         cameras = [Camera(size[1], size[0], K, pose) for pose in world_from_cam(chosen)]
@@ -103,13 +87,6 @@ def _read_scan(path: Path) -> Mesh:
     if not isinstance(mesh, Mesh):
         raise InputError("holds no triangles", path=path, remedy=f"use the release's {SCAN}")
     return mesh
-
-
-def _need(top: Record, key: str) -> float:
-    value = top.number(key)
-    if value is None or not value > 0:
-        raise top.error(f"'{key}' is missing or not positive")
-    return value
 
 
 TWIN = CameraTwin(
