@@ -129,3 +129,14 @@ def test_poses_far_from_the_origin_keep_their_distances() -> None:
     assert (poses[0, 1] - poses[0, 2])[:3, 3].tolist() == pytest.approx([0.03, 0, 0], abs=1e-7)
     near = batch_from_scene(Scene((at(1.0, 2, 3), at(1.5, 2, 3))), [0, 1], (8, 6)).world_from_cam
     assert near is not None and near[0, 0, :3, 3].tolist() == [1, 2, 3]  # the world stays where it can
+
+
+@pytest.mark.parametrize("size", [(21, 16), (22, 15), (7, 31)])
+def test_intrinsics_follow_the_whole_pixels_that_pictures_are_scaled_to(size: tuple[int, int]) -> None:
+    width, height = size
+    scale = max(width / 64, height / 48)
+    w, h = max(width, round(64 * scale)), max(height, round(48 * scale))
+    new = batch_from_scene(Scene((view("a"),)), [0], size).K
+    assert new is not None
+    wanted = [50 * w / 64, 32.5 * w / 64 - (w - width) // 2, 52 * h / 48, 23.0 * h / 48 - (h - height) // 2]
+    assert [float(new[0, 0][i]) for i in ((0, 0), (0, 2), (1, 1), (1, 2))] == pytest.approx(wanted, rel=1e-6)
