@@ -1,6 +1,6 @@
 """Tracks and correspondences on procedural walks with exact truth, and the pool with and without killed workers.
 
-    python benchmarks/labelling.py [--scenes 6] [--json results/labelling/labelling.json] [--page PAGE]
+    python benchmarks/labelling.py [--scenes 6] [--json results/labelling/labelling.json]
 
 A sighting is right when it lies within 2 pixels of where the surface point of the track really is and that point is
 really seen there. Precision: share of right ones among the sightings given (the view in which a corner was found
@@ -166,39 +166,12 @@ def measure_pool(items: int) -> list[dict[str, Any]]:
     return rows
 
 
-def page(data: dict[str, Any]) -> str:
-    lines = [
-        "# Labels without networks: tracks and correspondences",
-        "",
-        f"{data['scenes']} procedural rooms, walks of {data['views']} views of "
-        f"{data['size'][0]}x{data['size'][1]} pixels, exact truth; right is within {data['right_px']} px and "
-        "really visible. Written by `benchmarks/labelling.py` from `results/labelling/labelling.json` "
-        f"(commit {data['commit'][:9]}).",
-        "",
-        "| labeler | precision % | recall % | tracks per scene | median error px | s per scene |",
-        "|---|---|---|---|---|---|",
-    ]
-    for r in data["tracks"]:
-        lines.append(
-            f"| {r['labeler']} | {100 * r['precision']:.1f} | {100 * r['recall']:.1f} | {r['tracks_per_scene']:.0f} | "
-            f"{r['median_px']:.2f} | {r['seconds_per_scene']:.2f} |"
-        )
-    lines += ["", "| workers | small items | items per s |", "|---|---|---|"]
-    lines += [f"| {r['workers']} | {r['items']} | {r['items_per_second']:.1f} |" for r in data["pool"]]
-    lines += [
-        "",
-        "Workers 0 is this process; the rest includes starting the workers and opening the scenes in each.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenes", type=int, default=6)
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path)
     options = parser.parse_args()
     size = (256, 192)
     began = time.perf_counter()
@@ -217,11 +190,10 @@ def main() -> None:
     }
     data["wall_s"] = round(time.perf_counter() - began, 1)
     text = json.dumps(data, indent=1) + "\n"
-    for path, content in ((options.json, text), (options.page, page(data))):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(content)
-    sys.stdout.write(page(data))
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("script", ["render_results", "render_evaluation", "render_training"])
+@pytest.mark.parametrize(
+    "script", ["render_results", "render_evaluation", "render_training", "render_labelling"]
+)
 def test_pages_agree_with_the_files(script: str, repo: Path) -> None:
     command = [sys.executable, str(repo / "benchmarks" / f"{script}.py"), "--check"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=repo)
