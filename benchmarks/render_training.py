@@ -15,6 +15,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results" / "training"
+NEW = "\n"
 PAGE = ROOT / "docs" / "results" / "training.md"
 
 
@@ -58,10 +59,52 @@ def kills() -> str:
     )
 
 
+def mini() -> str:
+    found = read("mini_run")
+    if found is None:
+        return "Not measured."
+    rows, words = [], []
+    for name, f in found["families"].items():
+        where = "trained on, other worlds" if f["trained_on"] else "held out whole"
+        rows.append(
+            f"| {name} ({where}) | {f['abs_rel']:.3f} | {f['abs_rel_mean_map']:.3f} | {f['abs_rel_constant']:.3f} | "
+            f"{f['auc30']:.1f} | {f['auc30_constant']:.1f} | {f['rotation_deg']:.1f} | {f['direction_deg']:.1f} |"
+        )
+        depth = (
+            "is better in depth than the mean map"
+            if f["depth_beats_mean_map"]
+            else "is no better in depth than the mean map"
+        )
+        poses = (
+            "beats every constant in poses"
+            if f["poses_beat_constant"]
+            else "does not beat the constants in poses"
+        )
+        words.append(f"- {name}: the network {depth} and {poses}.")
+    names = list(found["families"])
+    curve = []
+    for line in found["curve"]:
+        cells = [f"{line[f'{n}_abs_rel']:.3f} | {line[f'{n}_auc30']:.1f}" for n in names]
+        curve.append(f"| {line['step']} | {' | '.join(cells)} |")
+    heads = " | ".join(f"{n}: AbsRel | AUC@30" for n in names)
+    minutes = found["wall_seconds_of_logged_steps"] / 60
+    return (
+        "| held-out worlds | AbsRel | mean depth map | one depth | AUC@30, % | best constant trajectory | "
+        f"rotation, deg | direction, deg |\n|{'---|' * 8}\n{NEW.join(rows)}\n\n{NEW.join(words)}\n\n"
+        f"{found['held_out_scenes']} worlds of {found['views']} views in random order per family; depth after one "
+        "ratio of medians per sequence; rotation and direction are medians over pairs. "
+        f"{found['parameters'] / 1e6:.2f} M parameters, {found['steps']} steps, {found['samples']} samples, "
+        f"{minutes:.0f} minutes between log lines on one thread, with other programs at work, at most "
+        f"{found['peak_bytes'] / 2**30:.2f} GiB. One seed, so there is no interval. {source(found)}.\n\n"
+        f"| step | {heads} |\n|---|{'---|---|' * len(names)}\n{NEW.join(curve)}"
+    )
+
+
 def page() -> str:
     return (
         "# The training engine, measured\n\nWritten by `benchmarks/render_training.py` from `results/training/`.\n\n"
-        f"## Cost over a bare loop\n\n{overhead()}\n\n## Killed runs\n\n{kills()}\n"
+        f"## Cost over a bare loop\n\n{overhead()}\n\n## Killed runs\n\n{kills()}"
+        f"\n\n## What the budget mini learns\n\n{mini()}\n"
     )
 
 

@@ -59,6 +59,10 @@ def test_weights_load_and_the_card_says_what_they_are(finished: Path) -> None:
         "smoke",
         0,
     )
+    # Whoever may read the card may read the weights.
+    modes = [(finished / name).stat().st_mode for name in ("model.safetensors", "model.json")]
+    assert modes[0] == modes[1]
+    assert card["commit_at_the_end"] == run.commit()
     assert card["weights"] == "moving average" and card["steps"] == 4 and card["samples"] == 8
     assert {"tabletop_auc30", "tabletop_abs_rel_constant", "tabletop_auc30_constant"} <= set(card["numbers"])
     # The average, not the last weights, is what was exported.

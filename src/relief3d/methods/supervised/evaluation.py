@@ -67,8 +67,10 @@ def area_under_recall(poses: Tensor, truth: Tensor) -> float:
 
 
 def sequence_abs_rel(depth: Tensor, batch: Batch) -> float:
-    """AbsRel of (S, N, H, W) depth after one ratio of medians per sequence, averaged over sequences; NaN where a
-    sequence has no usable depth at all.
+    """AbsRel of (S, N, H, W) depth after one ratio of medians per sequence, averaged over sequences.
+
+    Pixels with truth for which there is no usable depth count with an error of 1, so that leaving hard ones out does
+    not help; NaN where a sequence has no usable depth at all.
     """
     assert batch.depth is not None
     assert batch.depth_valid is not None
@@ -78,7 +80,7 @@ def sequence_abs_rel(depth: Tensor, batch: Batch) -> float:
     found = evaluate_depth(
         depth.flatten(1, 2), batch.depth.flatten(1, 2), batch.depth_valid.flatten(1, 2), alignment="median"
     )
-    return float(found.abs_rel.mean())
+    return float((found.kept * found.abs_rel + (1 - found.kept)).mean())
 
 
 @torch.no_grad()

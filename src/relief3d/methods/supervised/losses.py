@@ -126,5 +126,9 @@ def _vggt(out: VggtOutput, batch: Batch, config: LossConfig, generator: torch.Ge
             out.points.float(), out.points_confidence.float(), world, targets.valid, generator=generator
         )
         total = total + points.total
-        parts |= {"points": points.regression, "points_confidence": points.confidence}
+        parts |= {
+            "points": points.regression,
+            "points_confidence": points.confidence,
+            "points_normals": points.gradient,
+        }
     return LossReport(total, parts)

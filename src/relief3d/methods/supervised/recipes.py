@@ -26,6 +26,7 @@ from relief3d.methods.supervised.task import SupervisedTask
 from relief3d.train.config import (
     CheckpointConfig,
     EmaConfig,
+    GroupConfig,
     LogConfig,
     OptimiserConfig,
     ScheduleConfig,
@@ -124,14 +125,19 @@ def _gpu(network: Network, size: Size) -> SupervisedConfig:
 
 def _paper(network: Network, size: Size) -> SupervisedConfig:
     """The published schedule, for one process; on several each takes its share of a batch."""
+    end = 0.01
     if network == "vggt":
         # 160 k steps, AdamW 2e-4 with 8 k of warm-up and a cosine, clipping at 1, 2-24 views, up to 518 pixels.
         steps, views, images, shape = 160_000, (2, 24), 48, (518, 518)
         optimiser, warmup = OptimiserConfig(lr=2e-4, betas=(0.9, 0.999)), 8000.0
     elif network == "pi3":
-        # Stage 1 of the training branch: 80 epochs x 800 steps, 224 x 224, 64 pictures per GPU, AdamW 5e-5.
+        # Stage 1 of the training branch: 80 epochs x 800 steps, 224 x 224, 64 pictures per GPU, AdamW 5e-5, a tenth of
+        # it for an encoder that is not frozen (here none is: nothing is loaded), and a cosine to 5e-5 / 1000 / 100.
+        # Leaving out batches whose loss exceeds 10 is not copied.
         steps, views, images, shape = 64_000, (2, 24), 64, (224, 224)
-        optimiser, warmup = OptimiserConfig(lr=5e-5, betas=(0.9, 0.95)), 0.0
+        encoder = GroupConfig("encoder.*", lr_scale=0.1)
+        optimiser, warmup = OptimiserConfig(lr=5e-5, betas=(0.9, 0.95), groups=(encoder,)), 0.0
+        end = 1e-5
     else:
         # 30 k steps, batches of 64 sequences of 8 views, 1e-4 with a cosine; the rest is the specification's choice.
         steps, views, images, shape = 30_000, (8, 8), 512, (280, 504)
@@ -150,7 +156,7 @@ def _paper(network: Network, size: Size) -> SupervisedConfig:
             steps=steps,
             checkpointing=True,
             optimiser=optimiser,
-            schedule=ScheduleConfig(warmup=warmup, end=0.01),
+            schedule=ScheduleConfig(warmup=warmup, end=end),
             checkpoint=CheckpointConfig(every=1000, seconds=1800, keep_last=3),
             log=LogConfig(every=50, panels=5000, evaluate=5000),
         ),

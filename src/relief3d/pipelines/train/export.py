@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from relief3d.core.provenance import hardware, versions
+from relief3d.core.provenance import commit, hardware, versions
 from relief3d.io.atomic import atomic_path
 from relief3d.io.json_file import write_json
 from relief3d.pipelines.train.run_folder import RunSpec
@@ -55,10 +55,14 @@ def export_model(
     if engine is not None and engine.rank > 0:
         return target
     with atomic_path(target) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(_whole(tensors), str(temporary), metadata={"format": "pt"})
+        temporary.chmod(mode)  # the library makes files that only their owner may read
     card: dict[str, Any] = {
         "format": FORMAT,
         **spec.header(),
+        "commit_at_the_end": commit(),
         **dict(task.model_card()),
         "file": target.name,
         "sha256": file_digest(target),

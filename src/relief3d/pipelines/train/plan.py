@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from relief3d.core.contract import Batch
 from relief3d.core.device import autocast_dtype, resolve_device, synchronize
-from relief3d.core.memory import available_memory
+from relief3d.core.memory import available_memory, peak_rss
 from relief3d.core.tensor_memory import PeakTensorBytes
 from relief3d.pipelines.train.check import state_bytes
 from relief3d.pipelines.train.run_folder import RunSpec
@@ -51,6 +51,7 @@ class RunPlan:
         data: what the run sees.
         device: where it was measured.
         available: bytes of memory that are free there; None where unknown.
+        program: bytes that this process took before there was a network; None on accelerators.
     """
 
     parameters: int
@@ -68,6 +69,7 @@ class RunPlan:
     data: DataPlan
     device: str
     available: int | None
+    program: int | None = None
 
     @property
     def memory(self) -> int:
@@ -88,6 +90,7 @@ def make_plan(spec: RunSpec, device: str = "auto") -> RunPlan:
     Networks of more than 100 M parameters on a CPU go through a forward pass without values instead.
     """
     where = resolve_device(device)
+    program = peak_rss() if where.type == "cpu" else None
     task: RecipeTask = spec.recipe.task(spec.config, device)
     config: TrainConfig = spec.config.train
     with torch.device("meta"):
@@ -117,6 +120,7 @@ def make_plan(spec: RunSpec, device: str = "auto") -> RunPlan:
         data=task.data_plan(),
         device=str(where),
         available=available_memory() if where.type == "cpu" else None,
+        program=program,
     )
 
 
@@ -194,6 +198,10 @@ def format_plan(spec: RunSpec, plan: RunPlan) -> str:
         if plan.measured
         else "  activations: of a forward pass without values; the loss is not in it"
     )
+    if plan.program is not None:
+        lines.append(
+            f"  on top of {_mib(plan.program)} of program and libraries, and of the held-out pictures"
+        )
     if plan.available is not None and plan.memory > plan.available:
         lines.append(f"  this machine has only {_mib(plan.available)} free")
     lines += ["", "time:"]

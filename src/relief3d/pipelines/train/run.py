@@ -6,6 +6,7 @@ import shlex
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from relief3d.core.errors import InputError
 from relief3d.core.progress import Progress, SilentProgress
@@ -167,9 +168,15 @@ def format_trained(trained: Trained) -> str:
     lines.append(f"weights: {trained.weights}")
     lines.append(
         f"to use them: relief3d reconstruct PHOTOS -o OUT --model {shlex.quote(str(trained.weights))} "
-        f"--model-size {spec.size}"
+        f"--model-size {spec.size}{_side(spec.config)}"
     )
     return "\n".join(lines)
+
+
+def _side(config: Any) -> str:
+    """The option for pictures of the size that the network knows: at other sizes a small network is lost."""
+    sizes = getattr(getattr(config, "stream", None), "sizes", ())
+    return f" --side {max(map(max, sizes))}" if sizes else ""
 
 
 def resolved_yaml(request: TrainRequest) -> str:
