@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -14,6 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from relief3d.core.optional import available
+
+
+def preload(*modules: str) -> None:
+    """Import what the forks will need once, here; what is not installed stays absent."""
+    for module in modules:
+        if available(module.partition(".")[0]):
+            importlib.import_module(module)
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,9 @@ def forked(
         except BaseException:
             _kill(pids)
             raise
-        out, err = ([(folder / f"{kind}{r}").read_text() for r in range(processes)] for kind in ("out", "err"))
+        out, err = (
+            [(folder / f"{kind}{r}").read_text() for r in range(processes)] for kind in ("out", "err")
+        )
     return Ended(codes, out, err)
 
 

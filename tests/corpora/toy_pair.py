@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from tests.corpora.forked import Ended, forked
+from tests.corpora.forked import Ended, forked, preload
 from tests.corpora.toy_run import CONFIG, block_net
 from tests.corpora.toy_task import ToyTask
 from torch.distributed.tensor import DTensor
@@ -20,6 +20,8 @@ from relief3d.train.config import GroupConfig, TrainConfig
 from relief3d.train.distributed import AccelerateEngine, Strategy, engine_for
 from relief3d.train.loop import fit
 from relief3d.train.processes import one_voice
+
+preload("accelerate")
 
 SETS = replace(
     CONFIG,

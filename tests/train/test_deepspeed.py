@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from tests.corpora.forked import preload
 from tests.corpora.toy_pair import SETS, assert_same, lines, one, spoilt, toy, two
 from tests.corpora.toy_run import CONFIG
 
@@ -19,6 +21,8 @@ from relief3d.train.deepspeed import deepspeed_config, validate_deepspeed
 from relief3d.train.distributed import engine_for
 from relief3d.train.zero import ZeroEngine
 
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
+preload("deepspeed")
 REPO = Path(__file__).resolve().parents[2]
 needs_deepspeed = pytest.mark.skipif(
     not (available("deepspeed") and available("accelerate")), reason="deepspeed is not installed"

@@ -17,17 +17,20 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from tests.corpora.forked import Ended, forked
+from tests.corpora.forked import Ended, forked, preload
 from tests.corpora.toy_pair import here, lines
 
 from relief3d.cli.main import main
 from relief3d.core.errors import InputError
 from relief3d.core.optional import available
 from relief3d.methods.supervised.task import SupervisedTask
+from relief3d.pipelines.train.registry import load_recipes
 
 REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not available("accelerate"), reason="accelerate is not installed")
 RECIPE = "multiview-supervised"
+preload("relief3d.pipelines.train.run")
+load_recipes()
 SMALL = (
     "stream.images=8",
     "stream.divisible_by=2",
@@ -81,7 +84,7 @@ def test_a_run_is_interrupted_in_one_process_and_goes_on_in_another_number(
     run = tmp_path / "run"
 
     def interrupt(pids: Sequence[int]) -> None:
-        end = time.monotonic() + 100
+        end = time.monotonic() + 180
         while not (run / "log.jsonl").is_file() or not lines(run):
             assert time.monotonic() < end
             time.sleep(0.02)
