@@ -41,7 +41,7 @@ def scene_panel(batch: Batch, found: Prediction, scene: int = 0) -> Tensor:
         "picture",
         "predicted depth",
         "true depth",
-        f"confidence {float(low):.2g}-{float(high):.2g}",
+        f"confidence {float(low):.2f}-{float(high):.2f}",
         f"error 0-{100 * ERROR_LIMIT:.0f} %",
     )
     rows = [_titles(titles, truth.shape[-1] * times)]
