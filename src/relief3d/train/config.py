@@ -216,7 +216,8 @@ class TrainConfig:
         compile: translate transformer blocks with torch.compile.
         compile_backend: of torch.compile.
         workers: processes that prepare batches; 0: none.
-        deterministic: use deterministic algorithms only, so that a resumed run ends with the same bits.
+        deterministic: ask torch for deterministic algorithms, so that a resumed run ends with the same bits; it warns
+            where an accelerator has none.
         seed: of everything.
         optimiser: see :class:`OptimiserConfig`.
         schedule: see :class:`ScheduleConfig`.
