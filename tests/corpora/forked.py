@@ -40,7 +40,7 @@ def forked(
     *,
     processes: int = 2,
     meanwhile: Callable[[Sequence[int]], None] | None = None,
-    timeout: float = 200.0,
+    timeout: float = 280.0,
 ) -> Ended:
     """Run ``work`` in every process, with the environment that ``torchrun`` would give.
 

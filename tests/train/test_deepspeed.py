@@ -74,20 +74,21 @@ def test_a_run_goes_from_one_process_to_deepspeed_and_back(tmp_path: Path) -> No
     one(tmp_path / "one")
     mixed = tmp_path / "mixed"
     # Begun here, so that the moments are of its own making; then in one process, here again, and to the end.
-    assert two(mixed, "deepspeed", stop_at=5).codes == [0, 0]
-    one(mixed, stop_at=10)
-    ended = two(mixed, "deepspeed", stop_at=15)
+    assert two(mixed, "deepspeed", stop_at=2).codes == [0, 0]
+    one(mixed, stop_at=12)
+    ended = two(mixed, "deepspeed", stop_at=14)
     assert ended.codes == [0, 0] and ended.out[1] == "", ended.err
     one(mixed)
     assert_same(tmp_path / "one", mixed)
 
 
 @needs_deepspeed
-def test_twenty_steps_equal_those_of_one_process(tmp_path: Path) -> None:
-    one(tmp_path / "one")
-    ended = two(tmp_path / "two", "deepspeed")
-    assert ended.codes == [0, 0] and ended.out == ["20 80 0/28\n", ""], ended.err
-    assert_same(tmp_path / "one", tmp_path / "two")
+def test_eight_steps_equal_those_of_one_process(tmp_path: Path) -> None:
+    config = replace(CONFIG, steps=8)
+    one(tmp_path / "one", config=config)
+    ended = two(tmp_path / "two", "deepspeed", config=config)
+    assert ended.codes == [0, 0] and ended.out == ["8 32 0/28\n", ""], ended.err
+    assert_same(tmp_path / "one", tmp_path / "two", steps=8)
 
 
 @needs_deepspeed
