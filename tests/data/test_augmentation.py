@@ -250,6 +250,7 @@ def test_each_change_does_what_it_says() -> None:
 
 def test_augmentation_is_a_function_of_its_generator_and_asks_for_a_margin() -> None:
     rule = Augmentation(Geometric(margin=1.25), Photometric())
+    assert rule.input_size((10, 14)) == (13, 18)  # never smaller than asked for
     assert rule.input_size((48, 64)) == (60, 80) and Augmentation().input_size((48, 64)) == (48, 64)
     a, b, c = (augment(posed_batch(), rule, OUT, torch_generator(seed)) for seed in (1, 1, 2))
     assert torch.equal(a.images, b.images) and torch.equal(get(a.K), get(b.K))
@@ -303,3 +304,36 @@ def test_blur_spreads_a_point_as_far_as_it_says() -> None:
         for line in (across, down):
             assert float((line * x).sum()) == pytest.approx(0, abs=1e-9)
             assert float((line * x * x).sum()) ** 0.5 == pytest.approx(sigma, rel=0.03)
+
+
+def test_shared_contrast_turns_about_the_mean_of_the_scene() -> None:
+    """Pictures of one value each: own contrast leaves them, shared contrast moves them about their common mean."""
+    levels = torch.tensor([0.2, 0.3, 0.7], dtype=torch.float64)
+    images = levels.view(1, 3, 1, 1, 1).expand(5, 3, 3, 4, 4)
+    off = {"brightness": 0.0, "saturation": 0.0, "hue": 0.0, "gamma": 0.0, "grey": 0.0, "probability": 1.0}
+    own = change_colours(images, Photometric(shared=0.0, contrast=0.4, **off), torch_generator(0))
+    assert torch.allclose(own, images)
+    together = change_colours(images, Photometric(shared=1.0, contrast=0.4, **off), torch_generator(0))
+    for scene in together[:, :, 0, 0, 0]:
+        factor = (scene[2] - scene[0]) / 0.5
+        assert 0.6 <= float(factor) <= 1.4 and abs(float(factor) - 1) > 1e-3
+        assert torch.allclose(scene, 0.4 + factor * (levels - 0.4))
+
+
+def test_colours_gain_and_lose_strength_about_luma() -> None:
+    images = 0.3 + 0.3 * torch.rand((40, 3, 3, 4, 4), generator=torch_generator(1), dtype=torch.float64)
+    off = {"brightness": 0.0, "contrast": 0.0, "hue": 0.0, "gamma": 0.0, "grey": 0.0, "probability": 1.0}
+    changed = change_colours(images, Photometric(saturation=0.5, **off), torch_generator(3))
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)
+    luma = (images * weights).sum(2, keepdim=True)
+    factor = (changed - luma) / (images - luma)
+    middle = factor.flatten(2).median(-1).values
+    assert torch.allclose((changed - luma), (images - luma) * middle[..., None, None, None], atol=1e-9)
+    assert float(middle.min()) < 0.8 and float(middle.max()) > 1.2
+
+
+def test_exponents_reach_the_ends_of_their_range_and_no_further() -> None:
+    images = torch.full((3000, 1, 3, 1, 1), 0.5, dtype=torch.float64)
+    off = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "grey": 0.0, "probability": 1.0}
+    power = change_colours(images, Photometric(gamma=0.6, **off), torch_generator(0)).log2().neg()
+    assert 1 / 1.6 <= float(power.min()) < 0.63 and 1.59 < float(power.max()) <= 1.6

@@ -353,3 +353,20 @@ def test_a_tiny_source_gets_its_share_and_repeats_evenly() -> None:
     counts = [sum(d.index == i for d in few) for i in range(3)]
     assert max(counts) - min(counts) <= 1
     assert len({d.index for d in big[:1000]}) == 1000
+
+
+def test_every_draw_is_augmented_anew() -> None:
+    """The same picture again and again comes out with another brightness, in the next epoch too."""
+
+    class Grey(Numbers):
+        def sample(self, index: int, request: ViewRequest, seed: int) -> Batch:
+            images = torch.full((1, request.views, 3, *request.size), 0.4)
+            return Batch(images=images, names=(tuple(str(i) for i in range(request.views)),))
+
+    colour = Photometric(probability=1.0, contrast=0.0, saturation=0.0, hue=0.0, gamma=0.0, grey=0.0)
+    config = StreamConfig(views=(1, 1), scenes=4, augmentation=Augmentation(None, colour))
+    source = BatchStream(Mixture([Grey("a", 4)]), config, seed=0)
+    seen = {
+        round(float(v), 6) for position in range(3) for v in source.batch(position).images.amax((1, 2, 3, 4))
+    }
+    assert len(seen) == 12

@@ -224,3 +224,25 @@ def test_long_scenes_are_looked_at_around_the_first_view_only() -> None:
     chosen = choose_views(scene, request(3, kind="covisible", among=6), torch_generator(4))
     near = sorted(int(n) for n in set(opened))
     assert len(near) == 6 and near == list(range(near[0], near[0] + 6)) and set(chosen) <= set(near)
+
+
+def test_a_chain_of_overlaps_is_a_group() -> None:
+    """Each view overlaps with its two neighbours alone: a group of six is any six in a row, linked both ways."""
+    overlap = torch.eye(8, dtype=torch.float64)
+    for i in range(7):
+        overlap[i, i + 1] = overlap[i + 1, i] = 0.5
+    rule = request(6, kind="covisible", shuffled=False)
+    found = {tuple(choose_from_overlap(overlap, rule, torch_generator(s))) for s in range(40)}
+    assert found == {tuple(range(start, start + 6)) for start in range(3)}
+    one_way = torch.tensor([[1.0, 0.9], [0.1, 1.0]], dtype=torch.float64)
+    with pytest.raises(InputError, match="at most 1"):
+        choose_from_overlap(one_way, request(2, kind="covisible"), torch_generator(0))
+
+
+def test_overlap_counts_pixel_centres() -> None:
+    """A step by 10.25 pixels: of 64 columns with centres at +0.5 the first ten leave the picture."""
+    K = torch.tensor([[64.0, 0, 32], [0, 64.0, 24], [0, 0, 1]], dtype=torch.float64).repeat(2, 1, 1)
+    pose = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    pose[1, 0, 3] = 10.25 / 64 * 2
+    overlap = depth_overlap(torch.full((2, *SIZE), 2.0, dtype=torch.float64), K, pose, grid=SIZE)
+    assert overlap.tolist() == [[1.0, 54 / 64], [54 / 64, 1.0]]

@@ -145,3 +145,12 @@ def test_rich_worlds_give_consistent_views(family: str) -> None:
     assert float(overlap[0, 1]) > 0.15 and float(overlap[1, 0]) > 0.15
     assert float((pose[0, :3, 3] - pose[1, :3, 3]).norm()) > 0.05
     assert batch.names[0][0].startswith(f"{family}/{family}-0-")
+
+
+def test_sky_is_no_depth() -> None:
+    """Where rays leave the ground nothing is known: depth 0 and no validity there, and only there."""
+    config = TabletopConfig(ground=1.5, spread=0.8, noise=0.0)
+    batch = TabletopSource(config=config, seed=1).sample(0, ViewRequest(3, (32, 32), NEED), 0)
+    assert batch.depth is not None and batch.depth_valid is not None
+    assert torch.equal(batch.depth_valid, batch.depth > 0)
+    assert 0.05 < float(batch.depth_valid.float().mean()) < 0.95

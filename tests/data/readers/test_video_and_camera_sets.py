@@ -179,7 +179,13 @@ def test_glb_objects(tmp_path: Path) -> None:
     scene = open_dataset("glb_objects", tmp_path, views=4, size=(40, 32))[0]
     assert np.allclose(scene.mesh.vertices.numpy().min(0), [2.5, 0.0, -2.25]) and len(scene) == 4
     low, high = np.array([2.5, 0.0, -2.25]), np.array([3.5, 2.0, -1.75])
+    corners = np.array([[x, y, z] for x in (2.5, 3.5) for y in (0.0, 2.0) for z in (-2.25, -1.75)])
     for view in scene.views:
+        # The bounding sphere takes 90 % of the smaller half, whichever way the object is seen.
+        x = (np.c_[corners, np.ones(8)] @ np.linalg.inv(view.camera.world_from_cam.numpy()).T)[:, :3]
+        radius = np.linalg.norm(corners[0] - corners[-1]) / 2
+        away = np.linalg.norm(x.mean(0))
+        assert np.tan(np.arcsin(radius / away)) * view.camera.K[0, 0] == pytest.approx(0.9 * 16, rel=0.04)
         depth, mask = view.load_depth(), view.load_mask()
         assert torch.equal(depth.valid, mask) and 0.05 < float(mask.float().mean()) < 0.9
         assert not mask[0].any() and not mask[-1].any() and not mask[:, 0].any() and not mask[:, -1].any()
