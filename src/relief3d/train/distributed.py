@@ -1,5 +1,6 @@
-"""Many processes through Hugging Face Accelerate: started by ``accelerate launch`` or ``torchrun``, in which every
-process takes its share of every batch. Checkpoints are whole and portable: any number of processes goes on with them.
+"""Many processes, started by ``accelerate launch`` or ``torchrun``, in which every process takes its share of every batch:
+DDP through Hugging Face Accelerate, PyTorch's FSDP2, or DeepSpeed (:mod:`relief3d.train.zero`). Checkpoints are whole and
+portable: any number of processes goes on with them.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class AccelerateEngine(SingleEngine):
     """One of several processes: DDP (weights on each), or FSDP2 (weights, gradients and moments spread over all).
 
     Precision is this class' own, the same as on one device: autocast to bfloat16 or float16 with weights in float32;
-    float16 scales the loss, which only works with DDP. An average is whole on every process in both.
+    float16 scales the loss, which only works with DDP. An average is whole on every process in both. FSDP2 is applied here
+    and not by Accelerate, which takes DDP on CPU processes whatever it is asked for.
 
     Args:
         dtype: of the forward pass; None: float32.
@@ -98,6 +100,8 @@ class AccelerateEngine(SingleEngine):
 
     def prepare(self, model: nn.Module, optimiser: Optimizer) -> tuple[nn.Module, Optimizer]:
         self._sets = None
+        if self.strategy == "deepspeed":
+            raise InputError("this engine is not DeepSpeed's", remedy="use engine_for")
         if self.strategy == "fsdp":
             spread(model.to(self.device), self.device.type, self.world)
             parameters = dict(model.named_parameters())
