@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -187,3 +188,52 @@ def test_confidence_learns_where_the_error_is_small() -> None:
     right[sky] = -8.0
     assert float(pi3.confidence_loss(right, points, targets, one, sky)) < 1e-3
     assert float(pi3.confidence_loss(good, points, targets, one, sky)) > 0.1
+
+
+def test_sequences_and_maps_count_from_a_hundred_pixels() -> None:
+    encoding, target = torch.zeros(2, 2, 9, dtype=torch.float64), torch.ones(2, 2, 9, dtype=torch.float64)
+    target[1] = 3.0
+    valid = torch.zeros(2, 2, 20, 20, dtype=torch.bool)
+    valid[0, 0].view(-1)[:101] = True
+    valid[1, 0].view(-1)[:100] = True  # too few in the first view; the second view does not help
+    valid[1, 1] = True
+    assert float(vggt.camera_loss([encoding], target, valid).total) == pytest.approx(2.5)
+    depth = torch.full((1, 1, 20, 20), 2.0, dtype=torch.float64)
+    for count, wanted in ((99, 0.0), (100, 1.0)):
+        some = torch.zeros(1, 1, 20, 20, dtype=torch.bool)
+        some.view(-1)[:count] = True
+        loss = vggt.depth_loss(depth, torch.ones_like(depth), depth + 1, some)
+        assert float(loss.regression) == pytest.approx(wanted)
+
+
+def test_errors_are_only_left_out_when_more_than_a_thousand_remain() -> None:
+    for count, kept in ((1010, 1010), (1030, 1009)):
+        values = torch.arange(count, dtype=torch.float64) / count
+        assert float(vggt._mean_of_smaller(values, 0.98, None)) == pytest.approx(float(values[:kept].mean()))
+
+
+def test_a_mirrored_prediction_has_a_positive_scale() -> None:
+    world, poses, valid = _scene(6)
+    targets = pi3.pi3_targets(world, poses, valid)
+    scale = pi3.align_scale(
+        -0.5 * targets.local_points, targets.local_points, pi3.point_weight(targets), valid
+    )
+    assert scale.tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_confidence_asks_for_errors_below_two_percent_and_leaves_valid_sky_alone() -> None:
+    world, poses, valid = _scene(7)
+    valid = torch.ones_like(valid)
+    valid[..., 0, :] = False
+    targets, one = pi3.pi3_targets(world, poses, valid), torch.ones(2, dtype=torch.float64)
+    undecided = torch.zeros(valid.shape, dtype=torch.float64)
+    found = pi3.confidence_loss(undecided, targets.local_points, targets, one)
+    assert float(found) == pytest.approx(0.05 * math.log(2))
+    sure = torch.full(valid.shape, 30.0, dtype=torch.float64)
+    for error, wrong in ((0.019, False), (0.021, True)):
+        points = targets.local_points + (error / pi3.point_weight(targets))[..., None]
+        loss = float(pi3.confidence_loss(sure, points, targets, one))
+        assert loss == pytest.approx(0.05 * 30 if wrong else 0.0, abs=1e-6)
+    everywhere = torch.ones_like(valid)  # sky that has a depth is no sky
+    sure[~valid] = -30.0
+    assert float(pi3.confidence_loss(sure, targets.local_points, targets, one, everywhere)) < 1e-6
