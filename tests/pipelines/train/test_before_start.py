@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,33 @@ def test_a_file_s_names_and_the_command_s_agree(tmp_path: Path) -> None:
     file.write_text(dump_yaml({"size": "micro", "config": {"size": "nano"}}))
     with pytest.raises(InputError, match="the option 'size' is 'nano', but the run's is 'micro'"):
         resolve(NAME, None, None, file, (), None)
+
+
+def test_a_file_with_two_seeds_is_refused(tmp_path: Path) -> None:
+    """The copy of a config.yaml in which only one of the two was changed."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_yaml({"seed": 0, "config": {"train": {"seed": 5}}}))
+    with pytest.raises(InputError, match=r"mine\.yaml: says seed 0 and train\.seed 5"):
+        resolve(NAME, None, None, file, (), None)
+    file.write_text(dump_yaml({"seed": 5, "config": {"train": {"seed": 5, "steps": 3}}}))
+    assert resolve(NAME, None, None, file, (), None).seed == 5
+    assert resolve(NAME, None, None, file, ("train.seed=6",), None).seed == 6
+    file.write_text(dump_yaml({"seed": 7, "config": {"losses": {"normals": True}}}))
+    assert resolve(NAME, None, None, file, (), None).seed == 7
+
+
+def test_tensorboard_is_asked_for_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    assert (
+        command(
+            "train", NAME, "-o", tmp_path / "run", "--device", "cpu", "--set", "train.log.tensorboard=true"
+        )
+        == 2
+    )
+    assert "tensorboard" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_saved_nothing_takes_other_settings(tmp_path: Path) -> None:

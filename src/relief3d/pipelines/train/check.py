@@ -8,6 +8,7 @@ from torch import nn
 from relief3d.core.device import autocast_dtype, resolve_device
 from relief3d.core.errors import InputError
 from relief3d.core.memory import available_memory
+from relief3d.core.optional import require
 from relief3d.pipelines.train.export import parameter_bytes
 from relief3d.pipelines.train.run_folder import RunSpec
 from relief3d.train.config import TrainConfig
@@ -23,10 +24,13 @@ def check_run(spec: RunSpec, device: str = "auto") -> None:
     Raises:
         InputError: the device is absent or has not the precision; groups of parameters that fit none; weights,
             gradients and moments take more than four fifths of the machine's free memory (CPU).
+        MissingExtraError: TensorBoard's format is asked for and its package is absent.
     """
     where = resolve_device(device)
     config: TrainConfig = spec.config.train
     autocast_dtype(config.precision, where)
+    if config.log.tensorboard:
+        require("tensorboard", extra="train", purpose="TensorBoard logs")
     task = spec.recipe.task(spec.config, device)
     task.data_plan()
     with torch.device("meta"):

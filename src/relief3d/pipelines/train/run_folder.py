@@ -102,6 +102,14 @@ def resolve(
     config = chosen.make(size, budget)
     if "config" in stored:
         config = from_plain(chosen.config, merged(to_plain(config), stored["config"]), path=file)
+    inner = stored.get("config", {}).get("train")
+    own = inner.get("seed") if isinstance(inner, dict) else None
+    if None not in (own, stored.get("seed")) and own != stored["seed"]:
+        raise InputError(
+            f"says seed {stored['seed']} and train.seed {own}",
+            path=file,
+            remedy="change both, or use --set train.seed=...",
+        )
     if stored.get("seed") is not None:
         config = replace(config, train=replace(config.train, seed=stored["seed"]))
     spec = RunSpec(chosen, size, budget, changed(config, changes), commit)
