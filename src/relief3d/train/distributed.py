@@ -1,6 +1,7 @@
-"""Many processes, started by ``accelerate launch`` or ``torchrun``, in which every process takes its share of every batch:
-DDP through Hugging Face Accelerate, PyTorch's FSDP2, or DeepSpeed (:mod:`relief3d.train.zero`). Checkpoints are whole and
-portable: any number of processes goes on with them.
+"""Many processes, started by ``accelerate launch`` or ``torchrun``; each takes its share of every batch.
+
+DDP goes through Hugging Face Accelerate, FSDP2 is PyTorch's own, DeepSpeed is in :mod:`relief3d.train.zero`.
+Checkpoints are whole and portable: any number of processes goes on with them.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class AccelerateEngine(SingleEngine):
     """One of several processes: DDP (weights on each), or FSDP2 (weights, gradients and moments spread over all).
 
     Precision is this class' own, the same as on one device: autocast to bfloat16 or float16 with weights in float32;
-    float16 scales the loss, which only works with DDP. An average is whole on every process in both. FSDP2 is applied here
-    and not by Accelerate, which takes DDP on CPU processes whatever it is asked for.
+    float16 scales the loss, which only works with DDP. An average is whole on every process in both. FSDP2 is applied
+    here and not by Accelerate, which takes DDP on CPU processes whatever it is asked for.
 
     Args:
         dtype: of the forward pass; None: float32.
