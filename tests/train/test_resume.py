@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from relief3d.train.config import (
     TrainConfig,
 )
 from relief3d.train.engine import SingleEngine
-from relief3d.train.loop import fit
+from relief3d.train.loop import TrainResult, fit
 from relief3d.train.run_log import LOG_FILE
 
 BASE = TrainConfig(
@@ -58,19 +60,36 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in text.splitlines()]
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, TrainResult]]:
+    """A case's run in one piece, made once."""
+
+    @functools.cache
+    def make(case: str) -> tuple[Path, TrainResult]:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, fit(ToyTask(), CASES[case], folder, device="cpu")
+
+    return make
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("stops", [(1,), (4, 5), (7,), (11,)])
-def test_pieces_end_with_the_bits_of_the_whole(tmp_path: Path, case: str, stops: tuple[int, ...]) -> None:
+def test_pieces_end_with_the_bits_of_the_whole(
+    tmp_path: Path,
+    case: str,
+    stops: tuple[int, ...],
+    uninterrupted: Callable[[str], tuple[Path, TrainResult]],
+) -> None:
     config = CASES[case]
-    whole = fit(ToyTask(), config, tmp_path / "whole", device="cpu")
+    folder, whole = uninterrupted(case)
     for stop in stops:
         part = fit(ToyTask(), config, tmp_path / "parts", device="cpu", stop_at=stop)
         assert part.step == stop and not part.finished
         torch.manual_seed(stop)  # whatever other code draws in between
     parts = fit(ToyTask(), config, tmp_path / "parts", device="cpu")
-    assert digests(tmp_path / "whole") == digests(tmp_path / "parts")
+    assert digests(folder) == digests(tmp_path / "parts")
     assert (whole.numbers, whole.best, whole.skipped) == (parts.numbers, parts.best, parts.skipped)
-    assert lines(tmp_path / "whole") == lines(tmp_path / "parts")
+    assert lines(folder) == lines(tmp_path / "parts")
 
 
 def test_a_run_depends_on_its_seed(tmp_path: Path) -> None:
