@@ -96,6 +96,8 @@ def kills(found: dict[str, Any] | None, ray: dict[str, Any] | None) -> list[str]
         during = sum(r["during_a_save"] for r in found["rows"])
         lines += [f"Local processes, {total} kills, {during} of them while something was being saved:", ""]
         lines += [*table(head, rows), source(found), ""]
+        if missing := found.get("not_measured"):
+            lines += [f"Stopped before these kinds were measured: {', '.join(missing)}.", ""]
     if ray is None:
         return [*lines, "A Ray cluster: not measured."]
     rows = [
