@@ -81,6 +81,9 @@ def test_what_does_not_return_is_lost() -> None:
     left = corners[:, 0] < 42
     assert good[left].float().mean() > 0.9 and good[corners[:, 0] > 75].float().mean() < 0.1
     assert float(error[good].max()) <= 0.7
+    middle = float(error[good].median())
+    _, strict, same = follow_there_and_back(pyramid(a, 4), pyramid(b, 4), corners, middle)
+    assert torch.equal(strict, good & (same <= middle)) and int(strict.sum()) < int(good.sum())
     assert (xy - corners - torch.tensor([3.0, 1.0]))[good & left].norm(dim=1).max() < 0.3
 
 

@@ -15,7 +15,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.optional import require
 from relief3d.geometry.rotations import matrix_from_quat_wxyz, quat_wxyz_from_matrix
 from relief3d.geometry.sampling import sample_depth, sample_map
-from relief3d.labelling.base import DepthLabel, Grouping, Labels, Uses
+from relief3d.labelling.base import DepthKind, DepthLabel, Grouping, Labels, Uses
 from relief3d.labelling.sources import file_digest
 from relief3d.models.multiview.interface import InferenceOptions, Known, MultiViewModel, in_unit_range, wrap
 from relief3d.models.multiview.loading import PUBLISHED, fetch, load_multiview
@@ -161,7 +161,7 @@ def _labels(scene: Scene, framed: PreparedImages, found: Prediction, name: str) 
         raise RuntimeError(f"{name} gives an impossible lens or pose, or no depth at all")
     # Rotations of single precision, orthogonal to double precision.
     poses[:, :3, :3] = matrix_from_quat_wxyz(quat_wxyz_from_matrix(poses[:, :3, :3]))
-    kind = "metric" if found.metric else "scale"
+    kind: DepthKind = "metric" if found.metric else "scale"
     maps, cameras = {}, {}
     for i, view in enumerate(scene.views):
         values, confidence = _at_original(
