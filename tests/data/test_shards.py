@@ -533,3 +533,11 @@ def test_only_numbered_pictures_are_views_in_the_order_of_their_numbers(tmp_path
     assert batch.images[0, :, 0, 0, 0].tolist() == pytest.approx([0.2, 1.0])
     with pytest.raises(InputError, match="has 2 views, 3 are wanted"):
         source.sample(0, ViewRequest(3, (4, 4)), 0)
+
+
+def test_stored_pictures_are_rounded_not_cut() -> None:
+    from safetensors.torch import load
+
+    images = torch.tensor([51.9, 52.4, 255.0]).view(1, 3, 1, 1, 1).expand(1, 3, 3, 2, 2) / 255
+    batch = Batch(images, names=(("a", "b", "c"),))
+    assert load(encode_sample(batch)["views.safetensors"])["images"][:, 0, 0, 0].tolist() == [52, 52, 255]
