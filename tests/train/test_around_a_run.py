@@ -321,3 +321,11 @@ def test_what_the_guard_advises_works(tmp_path: Path) -> None:
     assert "learning rate" not in str(caught.value)
     result = fit(ToyTask(hook=spoil), replace(config, guard=GuardConfig("skip")), tmp_path, device="cpu")
     assert result.finished and result.skipped == 1
+
+
+def test_the_end_is_evaluated_drawn_and_logged_whatever_the_intervals(tmp_path: Path) -> None:
+    log = LogConfig(every=2, evaluate=2, panels=2, utilisation=False)
+    fit(ToyTask(), replace(CONFIG, steps=3, log=log), tmp_path, device="cpu")
+    assert [line["step"] for line in lines(tmp_path, "train")] == [2, 3]
+    assert [line["step"] for line in lines(tmp_path, "evaluation")] == [2, 3]
+    assert sorted(p.name[:8] for p in (tmp_path / "panels").iterdir()) == ["00000002", "00000003"]
