@@ -12,7 +12,7 @@ import torch
 from relief3d.core.contract import Batch, Prediction
 from relief3d.core.errors import InputError
 from relief3d.eval.metrics.cameras import pair_errors
-from relief3d.methods.supervised import evaluation, losses
+from relief3d.methods.supervised import evaluation, losses, samples
 from relief3d.methods.supervised.config import LossConfig, SupervisedConfig, WorldShare
 from relief3d.methods.supervised.panels import GAP, TITLE, scene_panel
 from relief3d.methods.supervised.recipes import RECIPES
@@ -116,6 +116,17 @@ def test_confidence_teaches_no_points(batch: Batch) -> None:
     torch.testing.assert_close(grads[0], grads[1])
 
 
+def test_the_weight_of_confidence_is_its_weight(batch: Batch) -> None:
+    t = truth_of(batch)
+    logits = torch.ones_like(t.local_points[..., 0])
+    off, twice = (
+        losses._pi3(t.local_points * 1.3, t.world_from_cam, logits, batch, LossConfig(confidence=weight))
+        for weight in (0.0, 2.0)
+    )
+    assert "confidence" not in off.parts and float(twice.parts["confidence"]) > 0
+    torch.testing.assert_close(twice.total - off.total, 2 * twice.parts["confidence"])
+
+
 def test_losses_need_truth(batch: Batch) -> None:
     with pytest.raises(InputError, match="needs depth"):
         losses.targets_of(replace(batch, depth=None))
@@ -145,6 +156,23 @@ def test_held_out_worlds_are_the_same_for_every_seed_and_in_no_batch(task: Super
     mine, theirs = task._held_out["tabletop"], other._held_out["tabletop"]
     assert torch.equal(mine.images, theirs.images)
     assert task.stream.mixture.sources[0].key(0) != mine.names[0][0]
+
+
+def test_held_out_worlds_are_no_training_worlds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of a training run with the evaluation's own seed."""
+    seen: list[int] = []
+    real = samples.world_source
+
+    def noted(share: WorldShare, seed: int, device: str = "cpu") -> object:
+        seen.append(seed)
+        return real(share, seed, device)
+
+    monkeypatch.setattr(samples, "world_source", noted)
+    for seed in (0, 1, SMOKE.evaluation.seed):
+        samples.training_stream(replace(SMOKE, train=replace(SMOKE.train, seed=seed)), "cpu")
+    trained = set(seen)
+    samples.held_out(replace(SMOKE.evaluation, scenes=1, views=2), "tabletop", (42, 42))
+    assert len(trained) == 3 and len(seen) == 4 and seen[-1] not in trained
 
 
 def test_many_scenes_agree_with_the_metric_of_one() -> None:
