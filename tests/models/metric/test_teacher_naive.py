@@ -1,8 +1,8 @@
 """The prompted teacher against a naive network written from the specification (3.2 to 3.5, 4.3, 4.4, 5.1) alone.
 
 Nobody has released a teacher, so this is what "layout-exact" means: names and shapes are in
-``test_pyramid_layouts.py``, what is computed with them is here. The network below shares no code with the package: it reads weights by name and
-goes tile by tile.
+``test_pyramid_layouts.py``, what is computed with them is here. The network below shares no code with the package: it
+reads weights by name and goes tile by tile.
 """
 
 from __future__ import annotations
