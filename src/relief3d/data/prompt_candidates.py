@@ -49,6 +49,7 @@ class PromptCandidates:
         maps: (B, MAP_FEATURES, h, w) triangulated from all points, triangulated from those that fit, value of the
             nearest point (log inverse depth less ``middle``), and distance to the nearest point over ``spacing``.
         spacing: (B,) typical distance of neighbouring points in pixels, sqrt(H W / count).
+        noise: (B,) median difference of a point to what its neighbours say; small where the prompt is clean.
         stride: pixels per cell.
     """
 
@@ -62,6 +63,7 @@ class PromptCandidates:
     nearest: Tensor
     maps: Tensor
     spacing: Tensor
+    noise: Tensor
     stride: int
 
     def to(self, device: torch.device | str) -> PromptCandidates:
@@ -177,6 +179,7 @@ def prompt_candidates(
         torch.from_numpy(near.T.reshape(nearest, h, w).copy())[None].long(),
         tensor(maps.reshape(MAP_FEATURES, h, w)),
         torch.tensor([spacing], dtype=torch.float32),
+        torch.tensor([float(np.median(np.abs(value - expected)))], dtype=torch.float32),
         stride,
     )
 

@@ -10,7 +10,7 @@ import torch
 from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
 from relief3d.models.metric.prompted import PromptedDepth, shrink_prompt, working_size
-from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _enlarge
+from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _bilinear_logits, _enlarge
 
 SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8)
 
@@ -116,6 +116,13 @@ def test_enlarging_mixes_the_nine_cells_around() -> None:
     torch.testing.assert_close(found[0::2, 1::2], value[0][:, [1, 2, 3, 3]])
     torch.testing.assert_close(found[1::2, 0::2], value[0][[1, 2, 2]])
     torch.testing.assert_close(found[1::2, 1::2], value[0][[0, 0, 1]][:, [0, 0, 1, 2]])
+
+
+def test_enlarging_starts_as_bilinear_interpolation() -> None:
+    value = torch.rand(1, 5, 6, generator=torch.Generator().manual_seed(0))
+    logits = _bilinear_logits()[None, :, None, None].expand(1, 36, 5, 6)
+    wanted = torch.nn.functional.interpolate(value[:, None], scale_factor=2, mode="bilinear")[0, 0]
+    torch.testing.assert_close(_enlarge(value, logits)[0], wanted, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(34, 46), (2, 2)])

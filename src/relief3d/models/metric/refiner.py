@@ -24,6 +24,8 @@ _REACH = 0.7
 """Largest change of log inverse depth that a plane may carry from a point to a cell."""
 _FAR = 4.0
 _SHIFTS = 9
+_GLOBAL = 2
+"""Maps of one value: how noisy the prompt is, and how dense."""
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,14 @@ class PromptRefiner(nn.Module):
         self.config = config
         base, key, point = config.widths[0], config.key, config.point
         dense = MAP_FEATURES + config.guides
-        self.features = _Pyramid(12 + dense, config.widths, config.blocks)
+        self.features = _Pyramid(12 + dense + _GLOBAL, config.widths, config.blocks)
         self.to_key = nn.Conv2d(base, key, 1)
         self.see = nn.Conv2d(base, point, 1)
         self.message = _mlp(2 * POINT_FEATURES + 3, point, point)
         self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key)
         self.choose = _mlp(10, 24, 1)
         self.dense_logits = nn.Conv2d(base, 2 + config.guides, 1)
-        self.correct = _Pyramid(base + dense + 4, config.widths[:3], (1,) * len(config.widths[:3]))
+        self.correct = _Pyramid(base + dense + _GLOBAL + 4, config.widths[:3], (1,) * len(config.widths[:3]))
         self.last = nn.Conv2d(base, 2 + 4 * _SHIFTS, 3, padding=1)
         for layer in (self.last, self.judge[-1]):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
@@ -156,6 +158,9 @@ class PromptRefiner(nn.Module):
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.mul_(0.05)
+        assert self.last.bias is not None
+        with torch.no_grad():
+            self.last.bias[2:] = _bilinear_logits()
 
     def forward(self, image: Tensor, prompt: PromptCandidates, guides: Tensor | None = None) -> Refined:
         """Dense log inverse depth.
@@ -168,11 +173,12 @@ class PromptRefiner(nn.Module):
         pixels = F.pixel_unshuffle(image - 0.5, 2)
         maps = prompt.maps if guides is None else torch.cat([prompt.maps, guides], 1)
         maps = torch.cat([maps[:, :3].clamp(-_FAR, _FAR), maps[:, 3:4].clamp(max=_FAR), maps[:, 4:]], 1)
-        seen = self.features(torch.cat([pixels, maps], 1))
+        told = torch.cat([maps, _told(prompt, maps)], 1)
+        seen = self.features(torch.cat([pixels, told], 1))
         table, doubt = self._points(image, seen, prompt)
         mixture, spread, certain = self._mixture(image, seen, table, prompt, maps)
         inside = torch.stack([mixture, spread, certain, mixture - maps[:, 1]], 1)
-        out = self.last(F.relu(self.correct(torch.cat([F.relu(seen), maps, inside], 1))))
+        out = self.last(F.relu(self.correct(torch.cat([F.relu(seen), told, inside], 1))))
         value = mixture + out[:, 0]
         return Refined(
             _enlarge(value, out[:, 2:]),
@@ -252,6 +258,25 @@ class PromptRefiner(nn.Module):
         mixture = (weight * values).sum(1)
         spread = (weight * (values - mixture[:, None]).abs()).sum(1)
         return tuple(t.reshape(B, h, w) for t in (mixture, spread, weight.amax(1)))  # type: ignore[return-value]
+
+
+def _told(prompt: PromptCandidates, maps: Tensor) -> Tensor:
+    """(B, 2, h, w): log of the prompt's noise and of its spacing, each about 0 and of size 1."""
+    noise = (torch.log(prompt.noise + 1e-3) + 4) / 2
+    spacing = torch.log(prompt.spacing) - 2
+    return torch.stack([noise, spacing], 1)[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps)
+
+
+def _bilinear_logits() -> Tensor:
+    """(36,) logits of :func:`_enlarge` with which it interpolates linearly between cell centres."""
+    out = torch.full((2, 2, 3, 3), -6.0)
+    for row in range(2):
+        for col in range(2):
+            y, x = (0, 1) if row == 0 else (1, 2), (0, 1) if col == 0 else (1, 2)
+            for i, wy in zip(y, (0.25, 0.75) if row == 0 else (0.75, 0.25), strict=True):
+                for j, wx in zip(x, (0.25, 0.75) if col == 0 else (0.75, 0.25), strict=True):
+                    out[row, col, i, j] = torch.log(torch.tensor(wy * wx))
+    return out.reshape(-1)
 
 
 def _rows(table: Tensor, index: Tensor) -> Tensor:
