@@ -99,7 +99,7 @@ def trimmed_mean(values: Tensor, valid: Tensor, trim: float) -> Tensor:
     if trim == 0:
         return masked_mean(values, valid)
     count = valid.flatten(1).sum(1)
-    # 0.2 * 35 is 7.000000000000001 in floating point: without the small number 8 would be dropped.
+    # 0.07 * 100 is 7.000000000000001 in floating point: without the small number 8 would be dropped.
     kept = count - torch.ceil(trim * count.double() - 1e-9).long()
     ranked = values.masked_fill(~valid, torch.inf).flatten(1).sort(dim=1).values
     smallest = torch.arange(ranked.shape[1], device=values.device)[None] < kept[:, None]
