@@ -211,6 +211,7 @@ def test_pages_name_the_commits_of_all_runs_and_whether_parameters_were_committe
     toy.dies = ("b", 1)
     with pytest.raises(KeyboardInterrupt):
         go(tmp_path / "x")
+    toy.dies = None
     monkeypatch.setattr(run, "commit", lambda: "bbbbbbbbbbbbbbbb+")
     page = go(tmp_path / "x").read_text()
     assert "Parameters stood in commit aaaaaaaaaaaa before" in page
