@@ -96,6 +96,7 @@ class Recipe:
         config: class of its configuration.
         make: the configuration for a size and a budget; any size goes with any budget.
         task: what is trained, from a configuration and the name of the device it will run on.
+        use: how the weights are used, with {weights}, {size} and {side} to be filled in.
     """
 
     name: str
@@ -103,3 +104,4 @@ class Recipe:
     config: type[Any]
     make: Callable[[Size, Budget], Any]
     task: Callable[[Any, str], RecipeTask]
+    use: str = "relief3d reconstruct PHOTOS -o OUT --model {weights} --model-size {size}{side}"

@@ -76,5 +76,6 @@ RECIPES = (
         PromptedConfig,
         prompted,
         PromptedTask,
+        "python benchmarks/prompted_depth.py --weights {weights} --size {size}",
     ),
 )

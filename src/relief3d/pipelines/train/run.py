@@ -166,10 +166,10 @@ def format_trained(trained: Trained) -> str:
         lines.append(f"{result.skipped} steps were left out, because something was not finite (log.jsonl)")
     lines += [f"  {name:<{width}} {_number(value)}" for name, value in result.numbers.items()]
     lines.append(f"weights: {trained.weights}")
-    lines.append(
-        f"to use them: relief3d reconstruct PHOTOS -o OUT --model {shlex.quote(str(trained.weights))} "
-        f"--model-size {spec.size}{_side(spec.config)}"
+    use = spec.recipe.use.format(
+        weights=shlex.quote(str(trained.weights)), size=spec.size, side=_side(spec.config)
     )
+    lines.append(f"to use them: {use}")
     return "\n".join(lines)
 
 
