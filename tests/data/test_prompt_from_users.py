@@ -44,6 +44,7 @@ def test_units_are_named_or_plausible() -> None:
     mm = (dotted() * 1000).round().to(torch.int32)
     right = MetricPrompt.from_depth_map(mm, unit="mm")
     torch.testing.assert_close(right.depth, dotted(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(MetricPrompt.from_depth_map(100 * dotted(), unit="cm").depth, dotted())
     with pytest.raises(InputError, match="does not say its unit"):
         MetricPrompt.from_depth_map(mm)
     with pytest.raises(InputError, match="looks like millimetres"):

@@ -118,3 +118,15 @@ def test_fits_of_a_coarse_grid_keep_the_edges_of_the_prior() -> None:
     columns = slice(29, 33)
     assert float(error["values"][:, columns].mean()) > 0.1
     assert float(error["fits"][:, columns].mean()) < 0.02
+
+
+def test_fits_of_a_coarse_grid_are_those_of_the_nearest_cell() -> None:
+    g = torch.Generator().manual_seed(2)
+    coarse = 0.1 + torch.rand(20, 30, generator=g)
+    prior = coarse.repeat_interleave(2, 0).repeat_interleave(2, 1)
+    mask = masks([40], (40, 60))[0]
+    prompt = torch.where(mask, 0.1 + torch.rand(40, 60, generator=g), torch.zeros(40, 60))
+    made = align_pixelwise(prior, prompt, mask, PixelwiseOptions(max_side=30, refine="fits"))
+    cells = made.unfold(0, 2, 2).unfold(1, 2, 2).flatten(2)
+    free = ~mask.unfold(0, 2, 2).unfold(1, 2, 2).flatten(2).any(-1)
+    assert float((cells.amax(-1) - cells.amin(-1))[free].max()) < 1e-6

@@ -166,6 +166,11 @@ def test_noise_has_its_measured_size() -> None:
     assert float(off.double().mean()) == pytest.approx(0.2, abs=0.015)
     assert 2.0 <= float(wrong.min()) < 2.2 and 15 < float(wrong.max()) <= 16.0
     assert float((full(PromptNoise(dropout=0.3), depth) == 0).double().mean()) == pytest.approx(0.3, abs=0.02)
+    both = full(PromptNoise(outliers=0.2, dropout=0.3), depth)
+    off = (both / depth).log().abs()[both > 0] > 1e-6
+    assert float(off.double().mean()) == pytest.approx(
+        0.2, abs=0.02
+    )  # what is lost does not depend on what is wrong
     cut = full(PromptNoise(near=5.0, far=9.0), depth)
     assert not bool(cut[:50].any()) and bool((cut[50:] == 8.0).all())
 
