@@ -162,12 +162,13 @@ def test_a_full_disk_stops_the_run_and_is_not_blamed_on_the_item(
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from labelling.toys import ToyScenes
 from relief3d.labelling.base import LabelerSpec
 from relief3d.labelling.run import LabelSettings, label_scenes
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs that a shell put in the background
     out, count, sleep, log = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
     spec = LabelerSpec("labelling.toys:Toy", {"sleep": sleep, "log": log})
     label_scenes(ToyScenes(count), out, spec, LabelSettings(workers=2))
