@@ -189,8 +189,9 @@ def page(result: dict[str, Any]) -> str:
         f"`{result['command']}`, seed {result['seed']}, commit {result['commit']}, {result['seconds']:.0f} s on "
         f"{result['hardware']['cores']} cores ({result['hardware']['machine']}), {result['threads']} threads of torch; "
         f"{result['rooms']} procedural rooms. The load of the machine was {load[0]:.1f} at the start and {load[1]:.1f} "
-        "at the end: well above 0 the wall times hold other people's work too, and the time of the processor cores, "
-        "summed over them, is the fairer number.",
+        "at the end. Well above 0, wall times hold other people's work, and threads that wait for each other burn core "
+        "time too: then both are far above what an idle machine needs, and say nothing about the allowed times. Errors "
+        "do not depend on the load.",
         "",
         f"## One picture of {SIZE[0]} x {SIZE[1]}, {POINTS:,} points",
         "",
