@@ -13,7 +13,7 @@ help:
 	@echo "make demo      install, render a procedural room, reconstruct and evaluate it"
 	@echo "make test      install, lint, types, all tests"
 	@echo "make validate  checks by foreign programs (glTF validator, headless Chromium)"
-	@echo "make stress    the full counts of random damage on every file format, and of killed training runs"
+	@echo "make stress    the full counts of random damage on every file format, and of killed training and labelling runs"
 	@echo "make bench     speed and memory benchmarks; writes results/foundation/"
 	@echo "make eval      every evaluation protocol on its procedural twin, with plain baselines; writes results/evaluation/"
 	@echo "make format    rewrite the code style"
@@ -51,7 +51,9 @@ validate: $(VENV)/dev.stamp
 	RELIEF3D_NODE_MODULES="$(NODE_MODULES)" $(BIN)/python -m pytest tests/validate -m validate -rA
 
 stress: $(VENV)/dev.stamp
-	RELIEF3D_STRESS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/io/test_bad_files.py tests/io/test_random_damage.py tests/train/test_kill.py -n 2 --timeout 3600 -rA
+	RELIEF3D_STRESS=60 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/io/test_bad_files.py tests/io/test_random_damage.py tests/train/test_kill.py \
+		tests/models/metric/test_onnx_export.py -n 2 --timeout 3600 -rA
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/labelling_kills.py --kills 8 --items 80 --json results/labelling/kills.json
 
 bench: $(VENV)/dev.stamp
 	RELIEF3D_SHARED="$(SHARED)" $(BIN)/python benchmarks/run_all.py
