@@ -163,7 +163,7 @@ def test_tyro_takes_the_classes() -> None:
 def test_unknown_recipes_name_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'multiview-supervised'"):
         find_recipe("multiview-supervisd")
-    with pytest.raises(InputError, match="there are .*multiview-supervised"):
+    with pytest.raises(InputError, match=r"there are .*multiview-supervised"):
         find_recipe("qqq")
 
 
