@@ -108,6 +108,8 @@ def test_batches_pad_points_and_keep_grids_apart() -> None:
     assert both.value.shape == (2, 30) and both.count.tolist() == [7, 30]
     torch.testing.assert_close(both.value[0, :7], few.value[0])
     assert int(both.nearest[0].max()) < 7
+    assert PromptCandidates.stack([few, many], 16).value.shape == (2, 32)
+    assert PromptCandidates.stack([many], 30).value.shape == (1, 30)
     other = prompt_candidates(torch.ones(H, W // 2))
     with pytest.raises(InputError, match="one grid"):
         PromptCandidates.stack([few, other])

@@ -22,6 +22,7 @@ def arguments(seed: int = 0) -> dict[str, torch.Tensor]:
         "valid": torch.rand(B, H, W, generator=g) < 0.93,
         "exact": torch.tensor([True, False]),
         "off": torch.tensor([[0.05, -0.2, 0.3, 9.0], [0.0, 0.0, 0.5, 9.0]]),
+        "interpolated": torch.randn(B, H // 2, W // 2, generator=g) * 0.1,
         "known": torch.tensor([[True, True, True, False], [True, True, True, False]]),
     }
 
@@ -56,16 +57,16 @@ def test_terms_by_hand() -> None:
     ]
     assert math.isclose(float(found.doubt[0]), sum(each) / 3, rel_tol=1e-5)
     assert float(found.edges[0]) > 0 and float(found.edges[1]) == 0
-    o = PromptedOptions()
-    for b in range(B):
-        total = (
-            o.value * found.value[b]
-            + o.error * found.error[b]
-            + o.mixture * found.mixture[b]
-            + o.edges * found.edges[b]
-            + o.doubt * found.doubt[b]
-        )
-        assert math.isclose(float(found.total[b]), float(total), rel_tol=1e-6)
+    for o in (PromptedOptions(balance=False), PromptedOptions(floor=0.03)):
+        found = prompted_loss(**a, options=o)
+        plain = prompted_loss(**{**a, "mixture": a["interpolated"]}, options=o).mixture
+        for b in range(B):
+            share = 0.03 / (float(plain[b]) + 0.03) if o.balance else 1.0
+            total = share * (
+                o.value * found.value[b] + o.mixture * found.mixture[b] + o.edges * found.edges[b]
+            )
+            total = total + o.error * found.error[b] + o.doubt * found.doubt[b]
+            assert math.isclose(float(found.total[b]), float(total), rel_tol=1e-5)
 
 
 def test_unknown_truth_says_nothing() -> None:

@@ -75,15 +75,20 @@ class PromptCandidates:
         return PromptCandidates(**{n: getattr(self, n)[rows] for n in _TENSORS}, stride=self.stride)
 
     @staticmethod
-    def stack(items: list[PromptCandidates]) -> PromptCandidates:
+    def stack(items: list[PromptCandidates], multiple: int = 1) -> PromptCandidates:
         """One batch of several; grids must agree.
+
+        Args:
+            items: their batches are joined in order.
+            multiple: pad points to a multiple of this, so that training meets few different shapes (libraries keep
+                a plan in memory for every shape they have seen).
 
         Raises:
             InputError: none given, or grids differ.
         """
         if not items or len({(i.maps.shape[1:], i.nearest.shape[1:], i.stride) for i in items}) != 1:
             raise InputError("only prompts on one grid go into a batch")
-        longest = max(i.value.shape[1] for i in items)
+        longest = -(-max(i.value.shape[1] for i in items) // multiple) * multiple
 
         def padded(name: str) -> Tensor:
             parts = [getattr(i, name) for i in items]

@@ -30,6 +30,9 @@ class PromptedOptions:
         doubt: on telling wrong points from right ones.
         trim: share of the worst pixels left out where truth is measured.
         wrong: difference of log inverse depth beyond which a point counts as wrong.
+        balance: divide a sample's loss by the error of its triangulated points plus ``floor``, so that easy prompts
+            count as much as hard ones: what is asked for is to be better than interpolation everywhere.
+        floor: see ``balance``; also what the quotient is multiplied with.
     """
 
     value: float = 1.0
@@ -39,6 +42,8 @@ class PromptedOptions:
     doubt: float = 0.05
     trim: float = 0.2
     wrong: float = 0.1
+    balance: bool = True
+    floor: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -77,13 +82,13 @@ def prompted_loss(
         exact: (B,) bool, whether truth is rendered rather than measured.
         off: (B, P) value of each point less the truth at its place.
         known: (B, P) bool, which of these are points with a truth.
+        interpolated: (B, H / 2, W / 2) triangulated points, against which samples are balanced.
         options: weights.
     """
     log_inverse, log_error, mixture, doubt = (wide(t) for t in (log_inverse, log_error, mixture, doubt))
     truth = torch.where(valid, truth, log_inverse.detach())
     error = (log_inverse - truth).abs().clamp(max=_FAR)
-    coarse = mixture[:, :, None, :, None].expand(-1, -1, 2, -1, 2).reshape(truth.shape)
-    chosen = (coarse - truth).abs().clamp(max=_FAR)
+    chosen = (_doubled(mixture) - truth).abs().clamp(max=_FAR)
 
     def mean(values: Tensor) -> Tensor:
         return torch.where(exact, masked_mean(values, valid), trimmed_mean(values, valid, options.trim))
@@ -95,11 +100,14 @@ def prompted_loss(
     wrong = F.binary_cross_entropy_with_logits(doubt, (off.abs() > options.wrong).float(), reduction="none")
     doubted = torch.where(known, wrong, 0.0).sum(1) / known.sum(1).clamp(min=1)
     value, choice = mean(error), mean(chosen)
-    total = (
-        options.value * value
-        + options.error * likelihood
-        + options.mixture * choice
-        + options.edges * edges
-        + options.doubt * doubted
-    )
+    shape = options.value * value + options.mixture * choice + options.edges * edges
+    if options.balance:
+        plain = (_doubled(wide(interpolated)) - truth).abs().clamp(max=_FAR)
+        shape = shape * (options.floor / (mean(plain).detach() + options.floor))
+    total = shape + options.error * likelihood + options.doubt * doubted
     return PromptedLoss(total, value, likelihood, choice, edges, doubted)
+
+
+def _doubled(coarse: Tensor) -> Tensor:
+    """(B, h, w) to (B, 2h, 2w), cell by cell."""
+    return coarse.repeat_interleave(2, 1).repeat_interleave(2, 2)

@@ -29,6 +29,8 @@ from relief3d.methods.metric_anything.pictures import Pictures, PictureSource
 
 NOISY = PromptNoise(relative=0.02, outliers=0.05)
 """Errors of the evaluation's noisy prompts."""
+POINTS_MULTIPLE = 256
+"""Points of a batch are padded to a multiple of this."""
 _TRIES = 20
 
 
@@ -167,7 +169,8 @@ def make_sample(view: Pictures, prompt: Tensor, exact: bool = True) -> PromptedB
 
 def collate(samples: list[PromptedBatch]) -> PromptedBatch:
     """Samples of one size in a batch."""
-    longest = max(s.off.shape[1] for s in samples)
+    candidates = PromptCandidates.stack([s.candidates for s in samples], POINTS_MULTIPLE)
+    longest = candidates.value.shape[1]
 
     def padded(value: Tensor) -> Tensor:
         return torch.cat([value, value.new_zeros(1, longest - value.shape[1])], 1)
@@ -176,7 +179,7 @@ def collate(samples: list[PromptedBatch]) -> PromptedBatch:
         torch.cat([s.image for s in samples]),
         torch.cat([s.depth for s in samples]),
         torch.cat([s.exact for s in samples]),
-        PromptCandidates.stack([s.candidates for s in samples]),
+        candidates,
         torch.cat([padded(s.off) for s in samples]),
         torch.cat([padded(s.known) for s in samples]),
         tuple(name for s in samples for name in s.names),

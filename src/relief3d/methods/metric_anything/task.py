@@ -84,6 +84,7 @@ class PromptedTask:
                 batch.exact,
                 batch.off,
                 batch.known,
+                batch.candidates.maps[:, 0],
                 self.config.losses,
             )
         parts = {name: getattr(loss, name).mean() for name in ("value", "error", "mixture", "edges", "doubt")}
