@@ -68,6 +68,7 @@ def prompted_loss(
     exact: Tensor,
     off: Tensor,
     known: Tensor,
+    interpolated: Tensor,
     options: PromptedOptions = PromptedOptions(),
 ) -> PromptedLoss:
     """Loss of every sample.
