@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -78,6 +79,23 @@ def test_the_mixture_is_a_choice_among_candidates() -> None:
         found = model(picture(), flat)
     low, high = float(given.value.min()), float(given.value.max())
     assert low - 1e-5 <= float(found.mixture.min()) and float(found.mixture.max()) <= high + 1e-5
+
+
+def test_it_starts_by_choosing_points_of_the_same_colour() -> None:
+    """Two halves of two colours and depths: without training each cell already follows its own half."""
+    torch.manual_seed(0)
+    model = PromptRefiner(SMALL).eval()
+    depth = torch.where(torch.arange(40) < 20, 2.0, 4.0).expand(32, 40)
+    image = torch.where(torch.arange(40) < 20, 0.2, 0.9).expand(1, 3, 32, 40).contiguous()
+    generator = torch.Generator().manual_seed(3)
+    given = prompt_candidates(torch.where(torch.rand(32, 40, generator=generator) < 0.05, depth, 0.0))
+    given = replace(given, slope=torch.zeros_like(given.slope), maps=torch.zeros_like(given.maps))
+    with torch.no_grad():
+        model.dense_logits.weight.zero_()
+        model.dense_logits.bias.fill_(-30.0)  # type: ignore[union-attr]
+        found = model(image, given).mixture + given.middle
+    truth = -depth[::2, ::2].log()
+    assert float((found[0, :, 8:12] - truth[:, 8:12]).abs().mean()) < 0.1
 
 
 def test_every_parameter_learns() -> None:

@@ -9,6 +9,7 @@ It takes the place of the pyramid teacher where parameters and training are few 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,8 @@ from relief3d.data.prompt_candidates import MAP_FEATURES, POINT_FEATURES, Prompt
 _REACH = 0.7
 """Largest change of log inverse depth that a plane may carry from a point to a cell."""
 _FAR = 4.0
+_COLOUR = 30.0
+"""Weight of a squared difference of colour in the choice among candidates at the start."""
 _SHIFTS = 9
 _GLOBAL = 2
 """Maps of one value: how noisy the prompt is, and how dense."""
@@ -149,10 +152,13 @@ class PromptRefiner(nn.Module):
         self.message = _mlp(2 * POINT_FEATURES + 3, point, point)
         self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key)
         self.choose = _mlp(10, 24, 1)
+        # What speaks against a candidate before anything is learned: another colour, and distance.
+        self.against_colour = nn.Parameter(torch.tensor(math.log(_COLOUR)))
+        self.against_distance = nn.Parameter(torch.tensor(0.0))
         self.dense_logits = nn.Conv2d(base, 2 + config.guides, 1)
         self.correct = _Pyramid(base + dense + _GLOBAL + 4, config.widths[:3], (1,) * len(config.widths[:3]))
         self.last = nn.Conv2d(base, 2 + 4 * _SHIFTS, 3, padding=1)
-        for layer in (self.last, self.judge[-1]):
+        for layer in (self.last, self.judge[-1], self.choose[-1]):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
@@ -252,6 +258,11 @@ class PromptRefiner(nn.Module):
             -1,
         )
         logits = self.choose(said)[..., 0]
+        logits = (
+            logits
+            - self.against_colour.exp() * said[..., 1]
+            - self.against_distance.exp() * said[..., 4] ** 2
+        )
         logits = torch.cat([logits, self.dense_logits(seen).flatten(2)], 1)
         weight = logits.softmax(1)
         values = torch.cat([value, dense], 1)
