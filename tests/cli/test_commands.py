@@ -12,9 +12,8 @@ import pytest
 from corpora.commands import run, two_photos
 from relief3d.cli.main import main
 
-PROMISED = {"reconstruct", "view", "eval", "models", "plan", "doctor", "demo"}
+PROMISED = {"reconstruct", "depth", "view", "eval", "models", "plan", "doctor", "demo"}
 ALLOWED = PROMISED | {
-    "depth",
     "mesh",
     "object",
     "adapt",

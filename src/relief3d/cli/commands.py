@@ -12,6 +12,7 @@ import tyro
 
 from relief3d.core.errors import EXIT_FAILED, EXIT_OK, InputError
 from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
+from relief3d.pipelines.depth.config import DepthConfig
 from relief3d.pipelines.evaluate.config import EvaluateConfig
 from relief3d.pipelines.label.config import LabelConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
@@ -49,6 +50,27 @@ class ReconstructCommand:
         if not self.quiet:
             _print(scene.info["headline"])
             _print(f"report: {self.out / 'report.html'}")
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class DepthCommand:
+    """Options of ``relief3d depth``."""
+
+    inputs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="INPUT")]
+    """Pictures, folders, globs ('photos/*.jpg'), a video, a COLMAP model folder, cameras.json or transforms.json."""
+    out: OutPath
+    """Output folder; the same command continues what an earlier one began."""
+    config: Annotated[DepthConfig, tyro.conf.arg(name="")] = field(default_factory=DepthConfig)
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Predict depth and say where it is and what the focal lengths are worth."""
+        from relief3d.pipelines.depth.run import predict_depth
+
+        done = predict_depth(self.inputs, self.out, config=self.config, progress=_progress(self.quiet))
+        _print(done.text())
         return EXIT_OK
 
 

@@ -12,6 +12,7 @@ import tyro
 
 from relief3d.cli.commands import (
     DemoCommand,
+    DepthCommand,
     DoctorCommand,
     EvalCommand,
     LabelCommand,
@@ -26,6 +27,10 @@ from relief3d.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ReliefE
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "reconstruct": (ReconstructCommand, "Photos or a video in; cameras, depth, mesh and a report out."),
+    "depth": (
+        DepthCommand,
+        "Metric depth of pictures or a video by a trained network, with or without a prompt.",
+    ),
     "view": (ViewCommand, "Explore a result in the browser (served on this machine only)."),
     "eval": (
         EvalCommand,

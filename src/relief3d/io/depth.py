@@ -94,6 +94,28 @@ def read_depth(
     return depth
 
 
+def read_stored_depth(
+    path: str | Path, *, key: str | None = None, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Tensor:
+    """(H, W) values as a depth file stores them, negative and non-finite ones included, of the file's number type.
+
+    For checks that :func:`read_depth` would hide by marking such values unknown.
+
+    Raises:
+        InputError: damaged file, or no map of plain numbers.
+    """
+    stored, _, valid = _read_values(path, key, max_pixels)
+    if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
+        stored = stored[0] if stored.shape[0] == 1 else stored[..., 0]
+    if stored.ndim != 2 or 0 in stored.shape or stored.dtype.kind not in "fui":
+        raise InputError(f"a depth map must be (H, W) numbers, got {stored.shape} {stored.dtype}", path=path)
+    if valid is not None and valid.shape == stored.shape:
+        stored = np.where(valid.astype(bool), stored, np.zeros_like(stored))
+    if stored.dtype.kind == "f":
+        return torch.from_numpy(stored.astype(np.float64))
+    return torch.from_numpy(stored.astype(np.int64))
+
+
 def clean_depth(values: Tensor, *, metric: bool = True, path: str | Path | None = None) -> Depth:
     """Mark usable values of an (H, W) map of any float type: finite, positive, below :data:`MAX_DEPTH`.
 

@@ -76,6 +76,6 @@ RECIPES = (
         PromptedConfig,
         prompted,
         PromptedTask,
-        "python benchmarks/prompted_depth.py --weights {weights} --size {size}",
+        "relief3d depth PICTURES -o OUT --model {weights} --model-size {size} --prompt POINTS",
     ),
 )

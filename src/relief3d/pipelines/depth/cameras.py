@@ -1,0 +1,119 @@
+"""What is known about the cameras: options, the input's own cameras, EXIF."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from relief3d.core.contract import Camera, KSource
+from relief3d.core.errors import InputError
+from relief3d.geometry.focal import centred_intrinsics
+from relief3d.geometry.projection import intrinsics, resize_intrinsics
+from relief3d.io.json_file import Record, read_json_object
+from relief3d.models.metric.interface import FocalSource, MetricPrediction
+
+SOURCES: dict[FocalSource, KSource] = {
+    "given": "given",
+    "exif": "exif",
+    "predicted": "estimated",
+    "guessed": "guess",
+}
+_ASPECT = 0.01
+
+
+class GivenIntrinsics:
+    """``--intrinsics`` as numbers, for all pictures.
+
+    Args:
+        K: (3, 3) pixels, centres at +0.5.
+        size: (width, height) that K is for, or None for that of every picture.
+    """
+
+    def __init__(self, K: Tensor, size: tuple[int, int] | None = None) -> None:
+        self.K, self.size = K, size
+
+    def of(self, camera: Camera, name: str) -> Camera:
+        """The camera with this K.
+
+        Raises:
+            InputError: the shape of the picture is another, or the principal point lies outside the picture.
+        """
+        K, size = self.K, (camera.width, camera.height)
+        if self.size is not None and self.size != size:
+            if abs(math.log(self.size[0] * size[1] / (self.size[1] * size[0]))) > _ASPECT:
+                raise InputError(
+                    f"the intrinsics are for pictures of {self.size[0]}x{self.size[1]}, {name} has "
+                    f"{size[0]}x{size[1]}, another shape",
+                    remedy="give intrinsics of these pictures",
+                )
+            K = resize_intrinsics(K, self.size, size)
+        if not (0 <= float(K[0, 2]) <= size[0] and 0 <= float(K[1, 2]) <= size[1]):
+            raise InputError(
+                f"the principal point ({float(K[0, 2]):g}, {float(K[1, 2]):g}) lies outside {name}, which has "
+                f"{size[0]}x{size[1]} pixels",
+                remedy="give fx,fy,cx,cy in pixels of these pictures",
+            )
+        return camera.replace(K=K, K_source="given")
+
+
+def parse_intrinsics(text: str) -> GivenIntrinsics | Path:
+    """Numbers, a JSON file with them, or the path of cameras for :func:`relief3d.io.folders.open_input`.
+
+    Raises:
+        InputError: neither; not positive and finite; or a JSON file with something else.
+    """
+    path = Path(text)
+    if path.exists():
+        if path.suffix.lower() != ".json":
+            return path
+        values = read_json_object(path)
+        return path if "frames" in values else _from_json(Record(values, path))
+    parts = text.split(",")
+    try:
+        fx, fy, cx, cy = (float(p) for p in parts)
+    except ValueError as exc:
+        raise InputError(
+            f"--intrinsics '{text}' is no file and not four numbers", remedy="give fx,fy,cx,cy in pixels"
+        ) from exc
+    return GivenIntrinsics(_checked(fx, fy, cx, cy, None))
+
+
+def _from_json(record: Record) -> GivenIntrinsics:
+    matrix = record.matrix("K", [(3, 3)])
+    if matrix is not None:
+        numbers = [float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])]
+    else:
+        found = [record.number(key) for key in ("fx", "fy", "cx", "cy")]
+        numbers = [v for v in found if v is not None]
+        if len(numbers) != 4:
+            raise record.error("holds neither 'K' nor 'fx', 'fy', 'cx', 'cy'", "give one of them")
+    width, height = record.integer("width"), record.integer("height")
+    if (width is None) != (height is None) or (width is not None and width < 1):
+        raise record.error("'width' and 'height' must be given together, in pixels")
+    if height is not None and height < 1:
+        raise record.error("'width' and 'height' must be given together, in pixels")
+    size = None if width is None or height is None else (width, height)
+    fx, fy, cx, cy = numbers
+    return GivenIntrinsics(_checked(fx, fy, cx, cy, record.path), size)
+
+
+def _checked(fx: float, fy: float, cx: float, cy: float, path: Path | None) -> Tensor:
+    if not all(math.isfinite(v) for v in (fx, fy, cx, cy)) or fx <= 0 or fy <= 0:
+        raise InputError(
+            f"intrinsics must be finite and the focal lengths positive, got {fx:g},{fy:g},{cx:g},{cy:g}",
+            path=path,
+            remedy="give fx,fy,cx,cy in pixels",
+        )
+    return intrinsics(fx, fy, cx, cy)
+
+
+def used_camera(camera: Camera, prediction: MetricPrediction) -> Camera:
+    """The camera of a picture with the K that its depth was computed with, and where that comes from."""
+    if camera.K is not None:
+        return camera
+    focal = prediction.focal[0].double().cpu()
+    K = centred_intrinsics(focal, camera.height, camera.width)
+    return camera.replace(K=torch.as_tensor(K), K_source=SOURCES[prediction.focal_sources[0]])
