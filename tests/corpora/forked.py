@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import signal
 import socket
 import sys
@@ -66,7 +67,13 @@ def forked(
         out, err = (
             [(folder / f"{kind}{r}").read_text() for r in range(processes)] for kind in ("out", "err")
         )
-    return Ended(codes, out, err)
+    return Ended(codes, out, [own_words(text) for text in err])
+
+
+def own_words(text: str) -> str:
+    """What a process said, without libtorch's warnings: it may complain when the keeper of the store is gone first."""
+    noise = re.compile(r"\[W\d|Exception raised from |frame #\d|<omitting python frames>|$")
+    return "".join(line for line in text.splitlines(keepends=True) if not noise.match(line))
 
 
 def _fork(work: Callable[[], object], rank: int, world: int, port: int, folder: Path) -> int:

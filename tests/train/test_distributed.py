@@ -139,11 +139,6 @@ def test_a_killed_process_ends_the_others_and_the_run_goes_on(tmp_path: Path, si
     assert_same(single, tmp_path)
 
 
-def raised(err: str) -> bool:
-    """Whether a process spoke; libtorch itself may complain when the process that keeps the store is gone first."""
-    return "Error" in err.split("[W")[0] or "KeyboardInterrupt" in err
-
-
 @needs_accelerate
 def test_one_voice_exact_sums_and_work_of_the_first() -> None:
     def work() -> None:
@@ -161,7 +156,7 @@ def test_one_voice_exact_sums_and_work_of_the_first() -> None:
 
     ended = forked(work)
     # The errors differ, one of them is raised, and both end with its code.
-    assert sorted(map(raised, ended.err)) == [False, True], ended.err
+    assert sorted(map(bool, ended.err)) == [False, True], ended.err
     assert ended.codes in ([1, 2], [1, 1]), ended.err
 
 
@@ -174,7 +169,7 @@ def test_an_interrupt_of_any_process_saves_and_ends_all(tmp_path: Path, single: 
 
     ended = two(tmp_path, task=lambda: toy(spoil=asked))
     # One raises KeyboardInterrupt, which is code 1 here and 130 in a command; the other ends with 130.
-    assert sorted(ended.codes) == [1, 130] and sorted(map(raised, ended.err)) == [False, True], ended.err
+    assert sorted(ended.codes) == [1, 130] and sorted(map(bool, ended.err)) == [False, True], ended.err
     assert (tmp_path / "checkpoints" / "latest").read_text().strip() == "step_00000007"
     one(tmp_path)
     assert_same(single, tmp_path)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import pytest
 import torch
 from tests.corpora.toy_task import ToyTask
 
-from relief3d.core.errors import InputError
+from relief3d.core.errors import InputError, RunError
 from relief3d.core.optional import available
 from relief3d.core.progress import ConsoleProgress
 from relief3d.io.images import read_image
+from relief3d.train import feeding
 from relief3d.train.checkpoint import load_checkpoint
 from relief3d.train.config import CheckpointConfig, LogConfig, TrainConfig
 from relief3d.train.feeding import feed
@@ -180,3 +182,17 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
         os.kill(os.getpid(), signal.SIGINT)
         assert wish.wanted
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_worker_lost_while_handing_over_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection breaks before the signal of the worker's end arrives, or it never does."""
+    monkeypatch.setattr(feeding, "_SIGNAL", 0.01)
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ConnectionResetError(104, "reset by peer")
+
+    ready = broken()
+    assert feeding._next(ready) == 1
+    with pytest.raises(RunError, match="died while it handed one over"):
+        feeding._next(ready)

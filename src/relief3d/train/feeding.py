@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from relief3d.core.errors import ReliefError
+from relief3d.core.errors import ReliefError, RunError
 from relief3d.train.interrupt import plain_signals
 from relief3d.train.task import Task
+
+_SIGNAL = 1.0
+"""Seconds in which the signal of a worker's end arrives."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,27 @@ def feed(
         worker_init_fn=plain_signals,
         generator=torch.Generator(),  # torch draws a seed for its workers; not from the run's random numbers
     )
-    for batch in loader:
+    ready = iter(loader)
+    for _ in range(first, last):
+        batch = _next(ready)
         if isinstance(batch, _Failed):
             raise batch.error
         yield batch
+
+
+def _next(ready: Iterator[Any]) -> Any:
+    """The next batch.
+
+    Raises:
+        RuntimeError: torch's word that a worker died.
+        RunError: a worker is gone, and torch did not hear of it.
+    """
+    try:
+        return next(ready)
+    except (ConnectionError, EOFError) as exc:
+        # It died while it handed a batch over. Its end is told by a signal, which may come a moment later.
+        time.sleep(_SIGNAL)
+        raise RunError(
+            "a process that prepares batches died while it handed one over",
+            remedy="use fewer workers when the memory is short; resuming goes on from the last save",
+        ) from exc
