@@ -70,6 +70,7 @@ def feed(
         if isinstance(batch, _Failed):
             raise batch.error
         yield batch
+    next(ready, None)  # its end sends the workers home
 
 
 def _next(ready: Iterator[Any]) -> Any:
