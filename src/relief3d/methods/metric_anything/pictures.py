@@ -255,8 +255,8 @@ class PictureSource:
     def __init__(
         self, root: str | Path, rules: tuple[PictureSet, ...], device: torch.device | str = "cpu"
     ) -> None:
-        if not rules or len({rule.count for rule in rules}) != 1 or len({rule.size for rule in rules}) != 1:
-            raise InputError("sets of pictures that take turns need one number of pictures and one size")
+        if not rules or len({rule.count for rule in rules}) != 1:
+            raise InputError("sets of pictures that take turns need one number of pictures")
         self.root, self.rules, self.device = Path(root), rules, device
         self._banks: dict[tuple[str, int], TextureBank] = {}
 

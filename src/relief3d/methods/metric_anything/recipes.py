@@ -30,6 +30,13 @@ def picture_sets(worlds: int, size: tuple[int, int] = (128, 160)) -> tuple[Pictu
     return tuple(PictureSet((family,), worlds, size=size) for family in FAMILIES)
 
 
+def detailed_sets(worlds: int) -> tuple[PictureSet, ...]:
+    """Two sets of all families at twice the resolution, as large as those of :func:`picture_sets`; crops of them show
+    a part of a scene in detail, as pictures of real cameras do.
+    """
+    return tuple(PictureSet(FAMILIES, worlds // len(FAMILIES), size=(256, 320), seed=seed) for seed in (0, 1))
+
+
 def prompted(size: Size, budget: Budget) -> PromptedConfig:
     """Configuration of the lean prompted network."""
     if budget == "smoke":
@@ -48,12 +55,12 @@ def prompted(size: Size, budget: Budget) -> PromptedConfig:
                 log=LogConfig(every=2, panels=12, evaluate=12),
             ),
         )
-    steps, batch, worlds = {"mini": (3000, 8, 500), "gpu": (8000, 32, 2000), "paper": (100_000, 144, 20_000)}[
+    steps, batch, worlds = {"mini": (3000, 8, 240), "gpu": (8000, 32, 2000), "paper": (100_000, 144, 20_000)}[
         budget
     ]
     return PromptedConfig(
         size,
-        picture_sets(worlds),
+        picture_sets(worlds) + detailed_sets(worlds),
         batch=batch,
         colours=_COLOURS,
         train=TrainConfig(
