@@ -63,6 +63,7 @@ def prompted(size: Size, budget: Budget) -> PromptedConfig:
         picture_sets(worlds) + detailed_sets(worlds),
         batch=batch,
         colours=_COLOURS,
+        prompts=PromptConfig(low=12),
         train=TrainConfig(
             steps=steps,
             workers=1 if budget == "mini" else 12,
