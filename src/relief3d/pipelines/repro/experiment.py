@@ -22,12 +22,14 @@ class ArmRun:
         seed: of everything random.
         device: cpu, cuda, mps or auto.
         progress: the console.
+        shared: folder that all runs of a paper and budget share, see :mod:`relief3d.pipelines.repro.trained`.
     """
 
     folder: Path
     seed: int
     device: str
     progress: Progress
+    shared: Path
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ from relief3d.train.recipe import Budget
 FORMAT = 1
 LEAST_SEEDS = 3
 DONE, ATTEMPTS, PARAMETERS = "done.json", "attempts.json", "parameters.json"
+SHARED = "shared"
+"""Folder of what runs of different tables share, beside the tables' own."""
 
 
 def reproduce(
@@ -104,7 +106,7 @@ def run_experiment(
         for seed in _seeds(arm, plan):
             place = folder / arm.name / f"seed_{seed}"
             done.setdefault(arm.name, {})[seed] = _one(
-                experiment, arm, ArmRun(place, seed, device, progress), command
+                experiment, arm, ArmRun(place, seed, device, progress, folder.parent / SHARED), command
             )
     return _summary(experiment, budget, plan, done, settled, command)
 
