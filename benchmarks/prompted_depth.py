@@ -1,9 +1,9 @@
 """Sparse metric prompts on real frames: a trained network beside the classical interpolators, in the same run.
 
 Truth is sensor depth (exact for rendered_room8). Prompts are drawn from it: uniform, at places that a keypoint detector
-would choose (by the picture's gradient), clean or with 2 % noise and 5 % outliers, and lidar lines. The network was
-trained on procedural worlds only and sees these pictures for the first time. Boundary F1 is given only where depth is
-clean and dense.
+would choose (by the picture's gradient, or those of SIFT), clean or with 2 % noise and 5 % outliers, and lidar lines.
+The network was trained on procedural worlds only and sees these pictures for the first time. Boundary F1 is given only
+where depth is clean and dense.
 
     python benchmarks/prompted_depth.py --weights run/model.safetensors --size mini
     python benchmarks/prompted_depth.py --render       # docs/results/prompted_depth.md from the result
@@ -28,12 +28,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from relief3d.core.provenance import commit, hardware, versions
+from relief3d.core.seeding import torch_generator
 from relief3d.data.prompt_interpolation import INTERPOLATORS
+from relief3d.data.prompt_noise import add_noise
 from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.io.atomic import write_text
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.json_file import write_json
-from relief3d.methods.metric_anything.samples import named_prompt
+from relief3d.methods.metric_anything.samples import NOISY, named_prompt
 from relief3d.models.metric.prompted import PromptedDepth
 from relief3d.models.metric.refiner import refiner_config
 
@@ -55,6 +57,8 @@ PROMPTS = (
     "keypoints-500",
     "keypoints-500-noisy",
     "keypoints-2000-noisy",
+    "sift-500-noisy",
+    "sift-2000-noisy",
     "lidar-2000",
 )
 CLEAN = ("rendered_room8",)
@@ -88,13 +92,33 @@ def network(path: Path, size: str, side: int) -> Callable[[Tensor, Tensor], Tens
     return spread
 
 
+def prompt_of(text: str, depth: Tensor, image: Tensor, seed: int) -> Tensor:
+    """A prompt by name; ``sift`` places are those of the detector, as many as asked for or as there are."""
+    kind, number, *noisy = text.split("-")
+    if kind != "sift":
+        return named_prompt(text, depth, image, seed)
+    from skimage.feature import SIFT
+
+    detector = SIFT()
+    detector.detect(image.mean(0).numpy())
+    places = torch.from_numpy(detector.positions.astype("float32")).round().long()
+    chosen = torch.zeros(depth.shape, dtype=torch.bool)
+    chosen[places[:, 0].clamp(0, depth.shape[0] - 1), places[:, 1].clamp(0, depth.shape[1] - 1)] = True
+    rows, cols = torch.nonzero(chosen & (depth > 0), as_tuple=True)
+    generator = torch_generator(seed)
+    keep = torch.randperm(len(rows), generator=generator)[: int(number)]
+    given = torch.zeros_like(depth)
+    given[rows[keep], cols[keep]] = depth[rows[keep], cols[keep]]
+    return add_noise(given, NOISY, generator) if noisy else given
+
+
 def measure(root: Path, methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]]) -> list[dict[str, Any]]:
     """One row per set, prompt and method: means over frames."""
     rows = []
     for name, count in SETS.items():
         scene = frames(root, name, count)
         for text in PROMPTS:
-            prompts = [named_prompt(text, d, image, crc32(n.encode())) for n, image, d in scene]
+            prompts = [prompt_of(text, d, image, crc32(n.encode())) for n, image, d in scene]
             for label, spread in methods.items():
                 errors, inliers, edges = [], [], []
                 for (_, image, truth), prompt in zip(scene, prompts, strict=True):
