@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from corpora.commands import photo, run
 from corpora.depth_networks import weights
+from relief3d.models import packaged as packaged_models
 from relief3d.pipelines.depth import run as depth_run
 
 
@@ -31,8 +32,9 @@ def test_pictures_and_globs_and_a_second_run(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ((), "no weights are shipped"),
-        (("--model", "nothing.safetensors"), "no file and no published network"),
+        ((), "'metric-student-mini' is not part of this copy"),
+        (("--prompt", "p.npz"), "'metric-teacher-mini' is not part of this copy"),
+        (("--model", "nothing.safetensors"), "no file and no packaged or published network"),
         (("--model", "MODEL", "--prompt", "p.npz"), "takes no prompt"),
         (("--model", "MODEL", "--side", "64"), "--side is not for"),
         (("--model", "MODEL", "--pixels", "0"), "--pixels must be positive"),
@@ -45,8 +47,13 @@ def test_pictures_and_globs_and_a_second_run(tmp_path: Path, capsys: pytest.Capt
     ],
 )
 def test_one_sentence_for_what_cannot_be_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], says: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    says: str,
 ) -> None:
+    monkeypatch.setattr(packaged_models, "weights_root", lambda: tmp_path / "none")
     photo(tmp_path / "a.png", 1, (48, 36))
     named: dict[str, object] = {}
     if "MODEL" in options:

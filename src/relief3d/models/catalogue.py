@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.models.checkpoints import read_config, read_header
-from relief3d.models.metric import pointmap_loading, pyramid_loading
+from relief3d.models.metric import pointmap_loading, pyramid_loading, refiner_loading
 from relief3d.models.multiview import loading as multiview_loading
 from relief3d.models.published import PublishedModel, fetch_published, to_console
 
@@ -18,7 +18,14 @@ CATALOGUE: Mapping[str, PublishedModel] = {
     **pyramid_loading.PUBLISHED,
     **pointmap_loading.PUBLISHED,
 }
-ARCHITECTURES = (*multiview_loading.ARCHITECTURES, "depth_map", "depth_pro", "teacher", "pointmap")
+ARCHITECTURES = (
+    *multiview_loading.ARCHITECTURES,
+    "depth_map",
+    "depth_pro",
+    "teacher",
+    "pointmap",
+    "prompt-refiner",
+)
 
 
 def published(name: str) -> PublishedModel:
@@ -48,7 +55,11 @@ def fetch(name: str, *, announce: Callable[[str], None] = to_console) -> Path:
 def architecture_of(path: Path, header: Mapping[str, Tensor]) -> str | None:
     """Which network a file of weights is for, from its names and the configuration that it carries; None for none."""
     found = multiview_loading.identify(header) or pyramid_loading.identify(header)
-    if found is None and read_config(path, pointmap_loading.CONFIG_KEY) is not None:
+    if found is None and refiner_loading.identify(header):
+        found = "prompt-refiner"
+    if found is None and (
+        pointmap_loading.identify(header) or read_config(path, pointmap_loading.CONFIG_KEY) is not None
+    ):
         found = "pointmap"
     return found
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from relief3d.core.errors import InputError, RunError
+from relief3d.models.shards import is_index, read_index
 
 CONTAINERS = ("ema_model", "model", "state_dict")
 """Entries of training checkpoints that may hold the weights, best first: the averaged ones are what is evaluated."""
@@ -80,8 +81,9 @@ def read_state(path: str | Path, *, sha256: str | None = None) -> dict[str, Tens
     """Tensors of a checkpoint by name, on the CPU.
 
     Args:
-        path: ``.safetensors``, or a torch file (``.pt``, ``.pth``, ``.bin``, ``.ckpt``), which is read with
-            ``weights_only``. Training checkpoints are unwrapped and common prefixes removed.
+        path: ``.safetensors``, the index of shards (``.safetensors.index.json``), or a torch file (``.pt``, ``.pth``,
+            ``.bin``, ``.ckpt``), which is read with ``weights_only``. Training checkpoints are unwrapped and common
+            prefixes removed.
         sha256: the file must have this digest.
 
     Raises:
@@ -94,7 +96,20 @@ def read_state(path: str | Path, *, sha256: str | None = None) -> dict[str, Tens
             path=path,
             remedy="download it again",
         )
+    if is_index(path):
+        return _of_shards(path, lambda shard: _stored_state(shard, lambda: load_file(str(shard)), mmap=False))
     return _stored_state(path, lambda: load_file(str(path)), mmap=False)
+
+
+def _of_shards(path: Path, read: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of all shards of an index; each must hold exactly what the index says."""
+    out: dict[str, Tensor] = {}
+    for shard, names in read_index(path).items():
+        found = read(shard)
+        if set(found) != names:
+            raise InputError(f"does not hold what {path.name} says", path=shard, remedy="download both again")
+        out |= found
+    return out
 
 
 def read_header(path: str | Path) -> dict[str, Tensor]:
@@ -104,6 +119,8 @@ def read_header(path: str | Path) -> dict[str, Tensor]:
         InputError: as :func:`read_state`.
     """
     path = Path(path)
+    if is_index(path):
+        return _of_shards(path, read_header)
 
     def header() -> dict[str, Tensor]:
         found = {}
@@ -131,6 +148,8 @@ def read_config(path: str | Path, key: str = "model_config") -> Mapping[str, Any
         InputError: as :func:`read_state`; or the entry is no configuration.
     """
     path = Path(path)
+    if is_index(path):
+        path = next(iter(read_index(path)))  # every shard carries it
     config: Any
     if path.suffix == ".safetensors":
         read_header(path)  # says what is wrong with a bad file

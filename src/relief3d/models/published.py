@@ -96,6 +96,17 @@ def fetch_published(model: PublishedModel, *, announce: Callable[[str], None] = 
     return path
 
 
+def cached_file(model: PublishedModel) -> Path | None:
+    """The weights of a published model where they are in the hub's cache already; nothing is downloaded.
+
+    Raises:
+        InputError: huggingface_hub is not installed.
+    """
+    hub = require("huggingface_hub", extra="hub", purpose="a network by name")
+    found = hub.try_to_load_from_cache(model.name, model.file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _cached_blob(path: Path) -> Path | None:
     """What a file of the hub's cache links to, if that is named by its SHA-256, as large files are.
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from relief3d.core.contract import Camera, Depth, Prediction, Scene, View
 from relief3d.core.device import Precision, resolve_device
 from relief3d.core.errors import InputError
-from relief3d.core.optional import require
 from relief3d.geometry.rotations import matrix_from_quat_wxyz, quat_wxyz_from_matrix
 from relief3d.geometry.sampling import sample_depth, sample_map
 from relief3d.labelling.base import DepthKind, DepthLabel, Grouping, Labels, Uses
@@ -21,6 +20,7 @@ from relief3d.models.multiview.interface import InferenceOptions, Known, MultiVi
 from relief3d.models.multiview.loading import PUBLISHED, fetch, load_multiview
 from relief3d.models.multiview.preprocess import VGGT_SIDE, PreparedImages, prepare
 from relief3d.models.multiview.sizes import network_for_file
+from relief3d.models.published import cached_file
 
 SizeName = Literal["nano", "micro", "mini", "small", "full"]
 
@@ -92,14 +92,13 @@ class Multiview:
             return path
         if self.options.download:
             return fetch(self._model)
-        hub = require("huggingface_hub", extra="hub", purpose="a network by name")
-        found = hub.try_to_load_from_cache(self._model, PUBLISHED[self._model].file)
-        if not isinstance(found, str):
+        found = cached_file(PUBLISHED[self._model])
+        if found is None:
             raise InputError(
                 f"the weights of '{self._model}' are not on this machine",
                 remedy="set download=true, or give a file",
             )
-        return Path(found)
+        return found
 
     def weights_digest(self) -> str:
         """SHA-256 of the file of weights.

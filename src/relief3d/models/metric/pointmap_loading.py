@@ -5,19 +5,18 @@ Source: MetricAnything specification 6.1, 6.6, 12.1.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from relief3d.core.errors import InputError
-from relief3d.models.checkpoints import load_weights, read_config, read_state
+from relief3d.models.checkpoints import load_weights, read_state
 from relief3d.models.metric.pointmap import PointMap, PointMapConfig
 from relief3d.models.metric.pointmap_configs import config_from_dict, config_to_dict
-from relief3d.models.published import PublishedModel, fetch_published, to_console
+from relief3d.models.metric.stored import save_network, stored_config, weights_file
+from relief3d.models.published import PublishedModel, to_console
 
 CONFIG_KEY = "model_config"
 
@@ -47,6 +46,11 @@ PUBLISHED: Mapping[str, PublishedModel] = {
 """Checkpoints that others publish; the two sizes without two decimals are as published, in whole millions."""
 
 
+def identify(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names of a state are those of a point-map network."""
+    return {"encoder.backbone.cls_token", "points_head.input_blocks.0.weight"} <= set(state)
+
+
 def load_pointmap(
     source: str | Path,
     *,
@@ -62,27 +66,20 @@ def load_pointmap(
         config: for files that carry none.
         device: of the result.
         dtype: of the result.
-        announce: see :func:`fetch_published`.
+        announce: see :func:`~relief3d.models.published.fetch_published`.
 
     Raises:
         InputError: the file cannot be read, carries no configuration, or names and shapes do not fit it.
-        RunError: see :func:`fetch_published`.
+        RunError: see :func:`~relief3d.models.published.fetch_published`.
     """
-    known = PUBLISHED.get(str(source))
-    path = fetch_published(known, announce=announce) if known else Path(source)
-    if not path.is_file() and not path.suffix:
-        raise InputError(
-            f"there is no published point-map network '{source}'",
-            remedy=f"known are {', '.join(PUBLISHED)}; or give a file",
-        )
+    path = weights_file(source, PUBLISHED, "point-map ", announce)
     state = read_state(path)
     if config is None:
-        stored = read_config(path, CONFIG_KEY)
-        if stored is None:
-            raise InputError(
-                "carries no configuration of a point-map network", path=path, remedy="give the configuration"
-            )
-        config = _named(stored, path)
+        config = stored_config(path, CONFIG_KEY, config_from_dict)
+    if config is None:
+        raise InputError(
+            "carries no configuration of a point-map network", path=path, remedy="give the configuration"
+        )
     with torch.device("meta"):
         network = PointMap(config)
     load_weights(network, _known_heads(network, state), source=path, assign=True)
@@ -90,20 +87,8 @@ def load_pointmap(
 
 
 def save_pointmap(network: PointMap, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write weights and configuration as safetensors, whole or not at all."""
-    path = Path(path)
-    facts = {**(metadata or {}), CONFIG_KEY: json.dumps(config_to_dict(network.config))}
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    save_file(state, str(part), facts)
-    part.replace(path)
-
-
-def _named(stored: Mapping[str, object], path: Path) -> PointMapConfig:
-    try:
-        return config_from_dict(stored)
-    except InputError as exc:
-        raise InputError(exc.message, path=path, remedy=exc.remedy) from exc
+    """Write weights and configuration; see :func:`~relief3d.models.metric.stored.save_network`."""
+    save_network(network, path, CONFIG_KEY, config_to_dict(network.config), metadata)
 
 
 def _known_heads(network: PointMap, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,18 +6,16 @@ specification 3.8, 5.7, 12.1, 12.2.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from relief3d.core.errors import InputError
-from relief3d.models.checkpoints import load_weights, read_config, read_state
+from relief3d.models.checkpoints import load_weights, read_state
 from relief3d.models.metric.decoder import PromptConfig
 from relief3d.models.metric.injection import ControlBranch
 from relief3d.models.metric.networks import (
@@ -31,7 +29,8 @@ from relief3d.models.metric.networks import (
     TeacherConfig,
 )
 from relief3d.models.metric.sizes import teacher_config
-from relief3d.models.published import PublishedModel, fetch_published, to_console
+from relief3d.models.metric.stored import save_network, stored_config, weights_file
+from relief3d.models.published import PublishedModel, to_console
 from relief3d.nn.attention import KeyUnbiasedLinear
 from relief3d.nn.dinov3 import DinoV3Config
 from relief3d.nn.vit import VitConfig
@@ -132,13 +131,7 @@ def load_pyramid(
         InputError: the file cannot be read, belongs to another network, or names and shapes do not fit (lists them).
         RunError: see :func:`~relief3d.models.published.fetch_published`.
     """
-    known = PUBLISHED.get(str(source))
-    path = fetch_published(known, announce=announce) if known else Path(source)
-    if not known and not path.is_file() and not path.suffix:
-        raise InputError(
-            f"there is no published network '{source}'",
-            remedy=f"known are {', '.join(PUBLISHED)}; or give a file",
-        )
+    path = weights_file(source, PUBLISHED, "", announce)
     state = {k: v for k, v in read_state(path).items() if "fc_norm" not in k}
     found = identify(state)
     if found is None:
@@ -148,7 +141,7 @@ def load_pyramid(
             remedy=f"known are {', '.join(_CONFIGS)}",
         )
     if config is None:
-        config = _stored_config(path) or _full_size(found, state)
+        config = stored_config(path, CONFIG_KEY, config_from_dict) or _full_size(found, state)
     if not isinstance(config, _CONFIGS[found]):
         raise InputError(
             f"these are weights of {found}, not for a {type(config).__name__}",
@@ -165,23 +158,8 @@ def load_pyramid(
 def save_pyramid(
     network: PyramidNetwork, path: str | Path, *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write weights and configuration as safetensors, whole or not at all."""
-    path = Path(path)
-    facts = {**(metadata or {}), CONFIG_KEY: json.dumps(config_to_dict(network.config))}
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    part = path.with_name(path.name + ".part")
-    save_file(state, str(part), facts)
-    part.replace(path)
-
-
-def _stored_config(path: Path) -> PyramidConfig | None:
-    stored = read_config(path, CONFIG_KEY)
-    if stored is None:
-        return None
-    try:
-        return config_from_dict(stored)
-    except InputError as exc:
-        raise InputError(exc.message, path=path, remedy=exc.remedy) from exc
+    """Write weights and configuration; see :func:`~relief3d.models.metric.stored.save_network`."""
+    save_network(network, path, CONFIG_KEY, config_to_dict(network.config), metadata)
 
 
 def _full_size(kind: str, state: Mapping[str, Tensor]) -> PyramidConfig:

@@ -50,7 +50,7 @@ class RefinerConfig:
     guides: int = 0
 
 
-_SIZES: dict[str, RefinerConfig] = {
+SIZES: dict[str, RefinerConfig] = {
     "nano": RefinerConfig((8, 12, 16), (1, 1, 1), key=4, point=8),
     "micro": RefinerConfig((16, 32, 64, 96), (1, 1, 1, 1), key=8, point=32),
     "mini": RefinerConfig(),
@@ -65,9 +65,9 @@ def refiner_config(size: str) -> RefinerConfig:
     Raises:
         InputError: no such size.
     """
-    if size not in _SIZES:
-        raise InputError(f"there is no size '{size}'", remedy=f"use {', '.join(_SIZES)}")
-    return _SIZES[size]
+    if size not in SIZES:
+        raise InputError(f"there is no size '{size}'", remedy=f"use {', '.join(SIZES)}")
+    return SIZES[size]
 
 
 @dataclass(frozen=True)

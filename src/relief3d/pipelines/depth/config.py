@@ -14,7 +14,8 @@ class DepthConfig:
     """Options of ``relief3d depth``."""
 
     model: str = ""
-    """File of weights, or name of a published network (relief3d models list). No weights are shipped yet."""
+    """File of weights, or name of a packaged or published network (relief3d models list). Without it the packaged ones:
+    metric-teacher-mini with --prompt, metric-student-mini without."""
     model_size: Literal["nano", "micro", "mini", "small", "full"] | None = None
     """Of our own weights, where neither the file nor the model.json beside it says so."""
     device: str = "auto"

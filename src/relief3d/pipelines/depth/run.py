@@ -23,9 +23,10 @@ from relief3d.io.cameras_json import write_cameras_json
 from relief3d.io.folders import open_input
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.metric.interface import Focal
+from relief3d.models.metric.opening import MetricEstimator, MetricWeights, open_metric
 from relief3d.pipelines.depth.cameras import GivenIntrinsics, parse_intrinsics, used_camera
 from relief3d.pipelines.depth.config import DepthConfig
-from relief3d.pipelines.depth.networks import Estimator, Weights, find_weights, open_estimator
+from relief3d.pipelines.depth.networks import find_weights, run_options
 from relief3d.pipelines.depth.outputs import (
     Place,
     kept_record,
@@ -188,7 +189,7 @@ def _jobs(
     where: Sequence[Place],
     prompts: Sequence[Path] | None,
     config: DepthConfig,
-    weights: Weights,
+    weights: MetricWeights,
     steady: bool,
 ) -> list[_Job]:
     jobs: list[_Job] = []
@@ -219,12 +220,17 @@ class _Worker:
     """Does the pictures in order; the network is only loaded when one has to be done."""
 
     def __init__(
-        self, config: DepthConfig, weights: Weights, device: torch.device, steady: bool, progress: Progress
+        self,
+        config: DepthConfig,
+        weights: MetricWeights,
+        device: torch.device,
+        steady: bool,
+        progress: Progress,
     ) -> None:
         self.config, self.weights, self.device = config, weights, device
         self.steady, self.progress = steady, progress
         self.kept = 0
-        self._estimator: Estimator | None = None
+        self._estimator: MetricEstimator | None = None
         self._before: SteadyFrame | None = None
         self._warned = False
 
@@ -261,7 +267,9 @@ class _Worker:
     def _do(self, job: _Job) -> dict[str, Any]:
         config, view = self.config, job.view
         if self._estimator is None:
-            self._estimator = open_estimator(self.weights, config, self.device, self.progress.message)
+            self._estimator = open_metric(
+                self.weights, self.device, run_options(config), announce=self.progress.message
+            )
         image = view.load_image()
         camera = _matching(view, image)
         prompt = None if job.prompt is None else read_prompt(job.prompt, camera, config.prompt_scale)
