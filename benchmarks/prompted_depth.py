@@ -127,7 +127,7 @@ def measure(root: Path, methods: Mapping[str, Callable[[Tensor, Tensor], Tensor]
                     errors.append(float(((p - d).abs() / d).mean()))
                     inliers.append(float((torch.maximum(p / d, d / p) < 1.25).double().mean()))
                     if name in CLEAN:
-                        edges.append(float(boundary_f1(found, truth, known)))
+                        edges.append(boundary_f1(found, truth, known).score)
                 row = {"set": name, "prompt": text, "method": label, "abs_rel": mean(errors)}
                 row |= {"delta1": mean(inliers), "boundary_f1": mean(edges) if edges else None}
                 rows.append(row)
