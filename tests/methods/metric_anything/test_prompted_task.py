@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import torch_generator
-from relief3d.methods.metric_anything.config import PromptConfig, PromptedConfig
+from relief3d.methods.metric_anything.config import PromptConfig, PromptedConfig, SourcesConfig
 from relief3d.methods.metric_anything.evaluation import abs_rel
 from relief3d.methods.metric_anything.pictures import Pictures, PictureSet, PictureSource
 from relief3d.methods.metric_anything.recipes import prompted
@@ -19,6 +21,8 @@ from relief3d.methods.metric_anything.samples import (
     collate,
     make_sample,
     named_prompt,
+    observed,
+    returns_prompt,
     split,
 )
 from relief3d.methods.metric_anything.task import PromptedTask
@@ -69,10 +73,11 @@ def plain(depth: torch.Tensor) -> Pictures:
     height, width = depth.shape
     K = torch.tensor([[[40.0, 0, 20.0], [0, 40.0, 10.0], [0, 0, 1]]])
     image = depth[None, None].repeat(1, 3, 1, 1).mul(20).to(torch.uint8)
-    empty = torch.zeros(1, 0, 3)
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    points = torch.stack([(x - 20) / 40 * depth, (y - 10) / 40 * depth, depth], -1).reshape(1, -1, 3)
     return Pictures(
         image, depth[None], torch.zeros(1, 3, height, width, dtype=torch.int8),
-        torch.zeros(1, height, width, dtype=torch.uint8), K, empty, empty, ("plain",),
+        torch.zeros(1, height, width, dtype=torch.uint8), K, points, points[:, ::7].clone(), ("plain",),
     )  # fmt: skip
 
 
@@ -93,6 +98,74 @@ def test_crops_and_mirrors_keep_cameras() -> None:
         torch.testing.assert_close(view.depth[0], found, rtol=1e-4, atol=1e-4)
         seen.add(turned)
     assert seen == {True, False}
+
+
+def test_returns_are_seen_where_the_picture_shows_them() -> None:
+    """After crops and mirrors the cloud of a plane still lands on its own depth; the nearest return wins."""
+    depth = 2 + 0.05 * torch.arange(48.0).expand(32, 48)
+    config = PromptedConfig(pictures=(SMALL,), crop=(24, 32))
+    for seed in range(6):
+        view = augmented(plain(depth), config, torch_generator(seed))
+        dense, few = (returns_prompt(view, kind) for kind in ("lidar_returns", "radar_returns"))
+        torch.testing.assert_close(dense, view.depth[0], rtol=1e-4, atol=1e-4)
+        assert 90 < int((few > 0).sum()) < 130  # every seventh
+    view = augmented(plain(depth), config, torch_generator(0))
+    nearer = replace(view, lidar=torch.cat([view.lidar, 0.5 * view.lidar, 3 * view.lidar], 1))
+    torch.testing.assert_close(returns_prompt(nearer, "lidar_returns"), 0.5 * view.depth[0])
+    lost = replace(view, lidar=torch.full_like(view.lidar, torch.nan))
+    assert not bool(returns_prompt(lost, "lidar_returns").any())
+
+
+def test_sources_give_their_own_depth_and_only_rendered_is_exact() -> None:
+    depth = 2 + 0.05 * torch.arange(160.0).expand(128, 160)
+    picture = plain(depth)
+    same_picture, exact = observed(picture, SourcesConfig(), torch_generator(0))
+    assert same_picture is picture and exact
+    seen = [observed(picture, SourcesConfig(1, 1, 1), torch_generator(seed)) for seed in range(40)]
+    assert 6 <= sum(exact for _, exact in seen) <= 20  # a third
+    for made, exact in seen:
+        assert bool((made.depth == picture.depth).all()) == exact
+        assert torch.equal(made.image, picture.image)
+    rare = [observed(picture, SourcesConfig(10**6, 0, 1), torch_generator(seed))[1] for seed in range(60)]
+    assert 3 <= sum(rare) <= 18  # 15 % of all, however few there are
+    with pytest.raises(InputError, match="must be rendered"):
+        SourcesConfig(1, 1, 0)
+
+
+def test_single_patterns_and_sources_reach_the_batches(config: PromptedConfig) -> None:
+    mixed = replace(
+        config,
+        sources=SourcesConfig(1, 1, 1),
+        prompts=PromptConfig(10, 50, "uniform", noise=False),
+        batch=12,
+    )
+    batch = PromptedStream(mixed).batch(1)
+    assert {True, False} == set(batch.exact.tolist())
+    same(batch, PromptedStream(mixed).batch(1))
+    assert float(batch.off.abs().max()) < 1e-5  # prompts are those of the source, errors and all
+    grid = replace(config, prompts=PromptConfig(40, 40, "grid", noise=False))
+    view, prompt, exact = PromptedStream(grid).draw(0, 5)
+    rows, cols = torch.nonzero(prompt, as_tuple=True)
+    steps = {int(s) for v in (rows, cols) for s in v.unique().diff().unique()}
+    assert exact and steps <= {4, 8, 12} and bool((prompt[prompt > 0] == view.depth[0][prompt > 0]).all())
+    radar = replace(config, prompts=PromptConfig(10, 10, "radar_returns", noise=False))
+    _, prompt, _ = PromptedStream(radar).draw(1, 5)
+    assert 5 <= int((prompt > 0).sum()) <= 10
+    with pytest.raises(InputError, match="need pictures that have them"):
+        replace(config, prompts=PromptConfig(patterns="lidar_returns"))
+
+
+def test_training_can_start_from_weights(config: PromptedConfig, tmp_path: Path) -> None:
+    first = PromptedTask(replace(config, train=replace(config.train, seed=7))).model()
+    file = tmp_path / "model.safetensors"
+    save_file(first.state_dict(), str(file))
+    again = PromptedTask(replace(config, start=str(file))).model()
+    for a, b in zip(first.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    with pytest.raises(InputError, match="another network"):
+        PromptedTask(replace(config, size="micro", start=str(file))).model()
+    with pytest.raises(InputError, match="cannot be read"):
+        PromptedTask(replace(config, start=str(tmp_path / "none"))).model()
 
 
 def test_samples_know_which_points_are_wrong() -> None:

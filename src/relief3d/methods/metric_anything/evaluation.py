@@ -40,6 +40,7 @@ class HeldOut:
         keep = [p for p in pictures if int((p.depth > 0).sum()) >= 500]
         self.images = torch.cat([p.image for p in keep]).float() / 255
         self.depth = torch.cat([p.depth for p in keep])
+        self.focal = torch.cat([p.K[:, 0, 0] for p in keep])
         self.prompts: dict[str, Tensor] = {}
         for text in config.prompts:
             maps = [

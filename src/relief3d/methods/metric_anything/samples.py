@@ -1,4 +1,4 @@
-"""From rendered pictures to training samples of the lean prompted network."""
+"""From rendered pictures to training samples of the prompted networks."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed, torch_generator
 from relief3d.data.draw_order import permuted
 from relief3d.data.photometric import change_colours
+from relief3d.data.prompt_alignment import NEIGHBOURS
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
 from relief3d.data.prompt_noise import NoiseRanges, PromptNoise, add_noise
 from relief3d.data.prompt_sampling import (
@@ -22,10 +23,13 @@ from relief3d.data.prompt_sampling import (
     Kind,
     SamplingOptions,
     choose_pixels,
+    draw_count,
     sample_prompt,
 )
-from relief3d.methods.metric_anything.config import PromptConfig, PromptedConfig
+from relief3d.geometry.point_splat import splat_depth
+from relief3d.methods.metric_anything.config import RETURNS, PicturesConfig, PromptConfig, SourcesConfig
 from relief3d.methods.metric_anything.pictures import Pictures, PictureSource
+from relief3d.worlds.depth_sources import draw_family, observe
 
 NOISY = PromptNoise(relative=0.02, outliers=0.05)
 """Errors of the evaluation's noisy prompts."""
@@ -68,7 +72,7 @@ class PromptedBatch:
         return replace(self, **moved, candidates=self.candidates.to(device))
 
 
-def pictures_root(config: PromptedConfig) -> Path:
+def pictures_root(config: PicturesConfig) -> Path:
     """Folder of rendered sets."""
     if config.folder:
         return Path(config.folder)
@@ -84,7 +88,7 @@ class PromptedStream:
         device: where missing pictures are rendered.
     """
 
-    def __init__(self, config: PromptedConfig, device: str = "cpu") -> None:
+    def __init__(self, config: PicturesConfig, device: str = "cpu") -> None:
         self.config = config
         self.source = PictureSource(pictures_root(config), config.pictures, device)
         self.options = sampling_options(config.prompts)
@@ -115,26 +119,83 @@ class PromptedStream:
         return collate([self._sample(*key) for key in self.keys(position, part, parts)])
 
     def _sample(self, index: int, seed: int) -> PromptedBatch:
+        view, prompt, exact = self.draw(index, seed)
+        return make_sample(view, prompt, exact)
+
+    def draw(self, index: int, seed: int) -> tuple[Pictures, Tensor, bool]:
+        """A view (V = 1) of a picture with the depth that a source gives of it, its prompt (H, W), and whether the
+        depth is exact. The next picture takes the place of one that shows too little.
+
+        Raises:
+            InputError: many pictures in a row do.
+        """
         for attempt in range(_TRIES):
             picture = self.source.picture((index + attempt) % len(self.source))
+            picture, exact = observed(
+                picture, self.config.sources, torch_generator(derive_seed(seed, "source", attempt))
+            )
             generator = torch_generator(derive_seed(seed, "view", attempt))
             view = augmented(picture, self.config, generator)
-            drawn = sample_prompt(
-                view.depth[0], view.depth[0] > 0, generator, self.options, image=view.image[0]
-            )
-            if drawn is not None:
-                return make_sample(view, drawn.prompt.depth)
-        raise InputError(f"{_TRIES} pictures in a row show almost nothing but sky")
+            prompt = self._prompt(view, generator)
+            if prompt is not None:
+                return view, prompt, exact
+        raise InputError(
+            f"{_TRIES} pictures in a row show almost nothing but sky, or nothing that gives a prompt"
+        )
+
+    def _prompt(self, view: Pictures, generator: torch.Generator) -> Tensor | None:
+        """(H, W) sparse depth of a view, None where it has fewer than five points."""
+        depth, known = view.depth[0], view.depth[0] > 0
+        if self.config.prompts.patterns not in RETURNS:
+            drawn = sample_prompt(depth, known, generator, self.options, image=view.image[0])
+            return None if drawn is None else drawn.prompt.depth
+        given = returns_prompt(view, self.config.prompts.patterns)
+        count = draw_count(int(known.sum()), depth.numel(), generator, self.options.count)
+        places = torch.nonzero(given.reshape(-1))[:, 0]
+        kept = places[torch.randperm(len(places), generator=generator)[:count]]
+        if len(kept) < NEIGHBOURS:
+            return None
+        thinned = torch.zeros_like(given.reshape(-1))
+        thinned[kept] = given.reshape(-1)[kept]
+        return thinned.reshape(given.shape)
 
 
 def sampling_options(config: PromptConfig) -> SamplingOptions:
     """What the prompts of a run are drawn from."""
-    kinds = dict(MIXED) if config.patterns == "mixed" else {"uniform": 1.0}
+    single = "uniform" if config.patterns in RETURNS else config.patterns
+    kinds = dict(MIXED) if config.patterns == "mixed" else {single: 1.0}
     count = CountOptions(low=config.low, high=config.high, full_pixels=0)
     return SamplingOptions(count, kinds, NoiseRanges() if config.noise else None)  # type: ignore[arg-type]
 
 
-def augmented(picture: Pictures, config: PromptedConfig, generator: torch.Generator) -> Pictures:
+def observed(picture: Pictures, sources: SourcesConfig, generator: torch.Generator) -> tuple[Pictures, bool]:
+    """A picture (V = 1) with the depth that a source drawn for it would give, and whether that is exact.
+
+    Errors are those of the whole picture, so they are made before it is cropped.
+    """
+    if set(sources.sizes) == {"rendered"}:
+        return picture, True
+    made = observe(
+        draw_family(sources.sizes, generator),
+        picture.image[0].float() / 255,
+        picture.depth[0],
+        picture.K[0],
+        generator,
+        normals=picture.normals[0].permute(1, 2, 0).float() / 127,
+        albedo=(picture.albedo[0].float() / 255).expand(3, -1, -1),
+    )
+    return replace(picture, depth=made.depth[None]), made.synthetic
+
+
+def returns_prompt(view: Pictures, kind: str) -> Tensor:
+    """(H, W) sparse depth of the raw ``lidar_returns`` or ``radar_returns`` of a view (V = 1); the nearest wins."""
+    points = (view.lidar if kind == "lidar_returns" else view.radar)[0]
+    points = points[torch.isfinite(points).all(-1)]
+    height, width = view.depth.shape[-2:]
+    return splat_depth(points, view.K[0], (int(height), int(width))).to(view.depth)
+
+
+def augmented(picture: Pictures, config: PicturesConfig, generator: torch.Generator) -> Pictures:
     """A crop (V = 1), perhaps mirrored, in other colours; the image as float in [0, 1]."""
     height, width = config.crop
     full = picture.depth.shape[-2:]
@@ -147,11 +208,14 @@ def augmented(picture: Pictures, config: PromptedConfig, generator: torch.Genera
     K = picture.K.clone()
     K[:, 0, 2] -= left
     K[:, 1, 2] -= top
+    lidar, radar = picture.lidar, picture.radar
     if luck[2] < config.mirror:
         image, depth = image.flip(-1), depth.flip(-1)
         K[:, 0, 2] = width - K[:, 0, 2]
+        turn = torch.tensor([-1.0, 1.0, 1.0])
+        lidar, radar = lidar * turn, radar * turn
     image = change_colours(image[None], config.colours, generator)[0]
-    return replace(picture, image=image, depth=depth, K=K)
+    return replace(picture, image=image, depth=depth, K=K, lidar=lidar, radar=radar)
 
 
 def make_sample(view: Pictures, prompt: Tensor, exact: bool = True) -> PromptedBatch:

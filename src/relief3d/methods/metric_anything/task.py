@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
 from relief3d.losses.prompted import prompted_loss
 from relief3d.methods.metric_anything import evaluation
-from relief3d.methods.metric_anything.config import PromptedConfig
+from relief3d.methods.metric_anything.config import PicturesConfig, PromptedConfig
 from relief3d.methods.metric_anything.panels import prompted_panel
 from relief3d.methods.metric_anything.samples import (
     PromptedBatch,
@@ -26,6 +27,40 @@ from relief3d.train.recipe import DataPlan, SourcePlan
 from relief3d.train.task import LossReport, StepInfo
 
 PANELS = 2
+
+
+def started(network: nn.Module, weights: str) -> nn.Module:
+    """A network with the weights of a file; an empty name leaves it as it is.
+
+    Raises:
+        InputError: the file is missing, damaged or of another network.
+    """
+    if weights:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            network.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError) as exc:
+            raise InputError("weights to start from cannot be read", path=weights) from exc
+        except RuntimeError as exc:
+            raise InputError(
+                "holds weights of another network", path=weights, remedy="use the size that it was trained at"
+            ) from exc
+    return network
+
+
+def data_plan(config: PicturesConfig) -> DataPlan:
+    """Sets and shares, samples and pictures per micro-batch."""
+    sets = config.pictures
+    names = ["+".join(rule.families) for rule in sets]
+    return DataPlan(
+        tuple(SourcePlan(n, 1 / len(sets), rule.count) for n, rule in zip(names, sets, strict=True)),
+        float(config.batch),
+        float(config.batch),
+        (config.crop,),
+        (config.batch,),
+    )
 
 
 class PromptedTask:
@@ -47,10 +82,11 @@ class PromptedTask:
         return PromptedStream(self.config)
 
     def model(self) -> nn.Module:
-        """The network with weights drawn from the run's seed."""
+        """The network with weights drawn from the run's seed, or those that it starts from."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.train.seed, "weights"))
-            return PromptRefiner(refiner_config(self.config.size))
+            network = PromptRefiner(refiner_config(self.config.size))
+        return started(network, self.config.start)
 
     def batch(self, position: int, part: int = 0, parts: int = 1) -> PromptedBatch:
         """Micro-batch number ``position``."""
@@ -131,15 +167,7 @@ class PromptedTask:
 
     def data_plan(self) -> DataPlan:
         """Sets and shares, samples and pictures per micro-batch."""
-        sets = self.config.pictures
-        names = ["+".join(rule.families) for rule in sets]
-        return DataPlan(
-            tuple(SourcePlan(n, 1 / len(sets), rule.count) for n, rule in zip(names, sets, strict=True)),
-            float(self.config.batch),
-            float(self.config.batch),
-            (self.config.crop,),
-            (self.config.batch,),
-        )
+        return data_plan(self.config)
 
     def model_card(self) -> Mapping[str, Any]:
         """Architecture and what it gives."""
