@@ -300,37 +300,6 @@ class ReproCommand:
 
 
 @dataclass(frozen=True)
-class ModelsCommand:
-    """Options of ``relief3d models``."""
-
-    action: tyro.conf.Positional[Literal["list", "info", "pull"]]
-    """list: published networks that can be loaded. info: one of them, or a file of weights. pull: download one."""
-    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")] = ""
-    """Name from the list, vggt, pi3 or pi3x, or (for info) a file of weights."""
-
-    def run(self) -> int:
-        """Show or download."""
-        from relief3d.models.catalogue import CATALOGUE, describe_file, fetch
-        from relief3d.models.published import describe
-
-        if self.action == "list":
-            _print("\n".join(describe(model) for model in CATALOGUE.values()))
-            return EXIT_OK
-        if not self.name:
-            raise InputError(f"'models {self.action}' needs a name", remedy="relief3d models list shows them")
-        from relief3d.pipelines.multiview.networks import DEFAULT_WEIGHTS
-
-        name = DEFAULT_WEIGHTS.get(self.name, self.name)
-        if self.action == "pull":
-            _print(str(fetch(name, announce=_print)))
-        elif name in CATALOGUE:
-            _print(describe(CATALOGUE[name]))
-        else:
-            _print(describe_file(Path(self.name)))
-        return EXIT_OK
-
-
-@dataclass(frozen=True)
 class PlanCommand:
     """Options of ``relief3d plan``."""
 

@@ -16,13 +16,13 @@ from relief3d.cli.commands import (
     DoctorCommand,
     EvalCommand,
     LabelCommand,
-    ModelsCommand,
     PlanCommand,
     ReconstructCommand,
     ReproCommand,
     TrainCommand,
     ViewCommand,
 )
+from relief3d.cli.models_command import ModelsCommand
 from relief3d.core.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, ReliefError
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -42,7 +42,10 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     ),
     "train": (TrainCommand, "Train a network by a named recipe, resumably."),
     "repro": (ReproCommand, "Run the miniature tables of a paper, arm by arm, resumably."),
-    "models": (ModelsCommand, "Published networks: what they are, under which licence, and how large."),
+    "models": (
+        ModelsCommand,
+        "Networks: which come along or are published, under which licence, and how large.",
+    ),
     "plan": (PlanCommand, "State memory and time of a reconstruction before it starts."),
     "doctor": (DoctorCommand, "Check the installation and say what is missing."),
     "demo": (DemoCommand, "Render a procedural room, reconstruct it and compare with the exact truth."),

@@ -173,6 +173,14 @@ class MetricEstimator:
     device: torch.device
     side: int = SIDE
 
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, whose names are those of its files."""
+        wrapped = (
+            self.network.net if isinstance(self.network, PromptedDepth) else cast(Any, self.network).network
+        )
+        return cast(nn.Module, wrapped)
+
     @torch.no_grad()
     def estimate(self, image: Tensor, focal: Focal, prompt: MetricPrompt | None = None) -> MetricPrediction:
         """Depth of one picture; a focal length that is guessed is marked, the caller warns.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from relief3d.core.errors import InputError
 from relief3d.core.provenance import commit, hardware, versions
 from relief3d.io.atomic import atomic_path
 from relief3d.io.json_file import write_json
+from relief3d.models.metric.opening import configuration
 from relief3d.pipelines.train.run_folder import RunSpec
 from relief3d.train.checkpoint import file_digest
 from relief3d.train.engine import Engine
@@ -57,7 +60,7 @@ def export_model(
     with atomic_path(target) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode
-        save_file(_whole(tensors), str(temporary), metadata={"format": "pt"})
+        save_file(_whole(tensors), str(temporary), metadata={"format": "pt", **_built_from(network)})
         temporary.chmod(mode)  # the library makes files that only their owner may read
     card: dict[str, Any] = {
         "format": FORMAT,
@@ -79,6 +82,15 @@ def export_model(
     }
     write_json(folder / CARD_FILE, card)
     return target
+
+
+def _built_from(network: nn.Module) -> dict[str, str]:
+    """The configuration of a network for metric depth, so that its file can be loaded without being told a size."""
+    try:
+        _, key, config = configuration(network)
+    except InputError:
+        return {}
+    return {key: json.dumps(config)}
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
