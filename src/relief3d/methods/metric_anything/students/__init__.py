@@ -1,0 +1,1 @@
+"""Students of MetricAnything that need no prompt: what they learn from, how, and how well they do."""
