@@ -7,6 +7,7 @@ from dataclasses import replace
 from relief3d.data.photometric import Photometric
 from relief3d.methods.metric_anything.config import EvaluationConfig, PromptConfig, PromptedConfig
 from relief3d.methods.metric_anything.pictures import PictureSet
+from relief3d.methods.metric_anything.students.recipes import STUDENTS
 from relief3d.methods.metric_anything.task import PromptedTask
 from relief3d.train.config import (
     CheckpointConfig,
@@ -86,4 +87,5 @@ RECIPES = (
         PromptedTask,
         "relief3d depth PICTURES -o OUT --model {weights} --model-size {size} --prompt POINTS",
     ),
+    *STUDENTS,
 )
