@@ -84,6 +84,31 @@ def test_negative_nan_and_infinite_depths() -> None:
         MetricPrompt.from_depth_map(torch.full(SIZE, math.inf))
 
 
+def test_numbers_for_nothing_there_are_dropped() -> None:
+    depth = dotted()
+    depth[depth == 0] = 1e10  # what renderers write for the sky, far more often than depth
+    prompt = MetricPrompt.from_depth_map(depth)
+    assert torch.equal(prompt.depth, dotted()) and prompt.notes == (
+        "2952 prompt depths of 1e+06 m or more were dropped",
+    )
+    with pytest.raises(InputError, match="all prompt depths are"):
+        MetricPrompt.from_depth_map(torch.full(SIZE, 1e10))
+
+
+def test_plausible_depths_that_are_odd_as_metres_are_mentioned() -> None:
+    for odd, says in (
+        (100 * dotted().clamp(max=2.9), "name its unit"),
+        ((8 * dotted()).round(), "whole numbers"),
+    ):
+        (note,) = MetricPrompt.from_depth_map(odd).notes
+        assert says in note
+        assert MetricPrompt.from_depth_map(odd, unit="m").notes == ()
+    constant = torch.where(dotted() > 0, 2.0, 0.0)
+    assert (
+        MetricPrompt.from_depth_map(constant).notes == () == MetricPrompt.from_depth_map(15 * dotted()).notes
+    )
+
+
 def test_another_size_is_scattered_or_refused() -> None:
     large = MetricPrompt.from_depth_map(dotted(), size=(96, 128))
     assert large.size == (96, 128) and large.points == 120 and "64 x 48" in large.notes[0]

@@ -24,11 +24,14 @@ from relief3d.data.prompt_patterns import Prompt, lidar_hits, low_resolution_pro
 from relief3d.data.prompt_sampling import scatter_prompt
 from relief3d.geometry.point_splat import MIN_Z, drop_occluded, splat_depth
 from relief3d.geometry.transforms import transform_points
+from relief3d.io.depth import MAX_DEPTH
 
 Unit = Literal["m", "cm", "mm"]
 METRES: dict[Unit, float] = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 PLAUSIBLE = (0.01, 300.0)
 """Metres between which the median depth of a prompt of unstated unit must lie."""
+USUAL = 80.0
+"""Metres above which such a median is accepted with a note: centimetres of a room lie there."""
 _ASPECT = 0.01
 _MANY_LOST = 0.5
 _COHERENT = 0.8
@@ -262,15 +265,37 @@ def _metres(values: Tensor, unit: Unit | None) -> tuple[Tensor, tuple[str, ...]]
     notes = () if not negative else (f"{negative} negative prompt depths were dropped",)
     endless = int(torch.isinf(values).sum())
     notes = notes if not endless else (*notes, f"{endless} infinite prompt depths were dropped")
-    if unit is None:
-        middle = float(metres[metres > 0].median())
-        if not PLAUSIBLE[0] <= middle <= PLAUSIBLE[1]:
-            guess = "it looks like millimetres" if middle > PLAUSIBLE[1] else "it is hardly in metres"
+    absurd = int((metres >= MAX_DEPTH).sum())
+    if absurd:
+        # Renderers write such numbers where there is nothing.
+        notes = (*notes, f"{absurd} prompt depths of {MAX_DEPTH:g} m or more were dropped")
+        metres = torch.where(metres < MAX_DEPTH, metres, torch.zeros_like(metres))
+        if not bool((metres > 0).any()):
             raise InputError(
-                f"the median depth of the prompt is {middle:.4g} m: {guess}",
-                remedy="name its unit: m, cm or mm",
+                f"all prompt depths are {MAX_DEPTH:g} m or more", remedy="check its unit: m, cm or mm"
             )
-    return metres.float(), notes
+    return metres.float(), notes if unit is not None else (*notes, *_doubts(metres))
+
+
+def _doubts(metres: Tensor) -> tuple[str, ...]:
+    """Notes about a prompt of unstated unit that may be in metres or not; refuses what cannot be.
+
+    Raises:
+        InputError: the median depth is implausible.
+    """
+    known = metres[metres > 0]
+    middle = float(known.median())
+    if not PLAUSIBLE[0] <= middle <= PLAUSIBLE[1]:
+        guess = "it looks like millimetres" if middle > PLAUSIBLE[1] else "it is hardly in metres"
+        raise InputError(
+            f"the median depth of the prompt is {middle:.4g} m: {guess}",
+            remedy="name its unit: m, cm or mm",
+        )
+    if middle > USUAL:
+        return (f"the median depth of the prompt is {middle:.4g} m: name its unit if these are no metres",)
+    if len(known.unique()) > 2 and bool((known == known.round()).all()):
+        return ("all depths of the prompt are whole numbers: name its unit if these are no metres",)
+    return ()
 
 
 def _fitted_size(

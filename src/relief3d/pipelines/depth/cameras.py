@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from relief3d.core.contract import Camera, KSource
+from relief3d.core.contract import Camera, KSource, View
 from relief3d.core.errors import InputError
 from relief3d.geometry.focal import centred_intrinsics
 from relief3d.geometry.projection import intrinsics, resize_intrinsics
@@ -22,6 +23,10 @@ SOURCES: dict[FocalSource, KSource] = {
     "guessed": "guess",
 }
 _ASPECT = 0.01
+_FIELDS = (0.1, 170.0)
+"""Degrees between which a horizontal field of view can be meant."""
+_OFF_CENTRE = 0.15
+"""Share of a side by which a principal point lies away from the middle before that is mentioned."""
 
 
 class GivenIntrinsics:
@@ -35,11 +40,27 @@ class GivenIntrinsics:
     def __init__(self, K: Tensor, size: tuple[int, int] | None = None) -> None:
         self.K, self.size = K, size
 
+    def of_views(self, views: Sequence[View]) -> list[View]:
+        """All pictures with this K.
+
+        Raises:
+            InputError: as :meth:`of`; or the K is for no stated size and the pictures have several.
+        """
+        sizes = sorted({(view.camera.width, view.camera.height) for view in views})
+        if self.size is None and len(sizes) > 1:
+            raise InputError(
+                f"one --intrinsics in pixels cannot hold for pictures of {len(sizes)} sizes, for example "
+                f"{sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]}",
+                remedy="give a JSON file with width and height of the picture that they are for, or cameras",
+            )
+        return [view.replace(camera=self.of(view.camera, view.name)) for view in views]
+
     def of(self, camera: Camera, name: str) -> Camera:
         """The camera with this K.
 
         Raises:
-            InputError: the shape of the picture is another, or the principal point lies outside the picture.
+            InputError: the shape of the picture is another, the principal point lies outside the picture, or the field
+                of view is one that no camera has.
         """
         K, size = self.K, (camera.width, camera.height)
         if self.size is not None and self.size != size:
@@ -55,6 +76,13 @@ class GivenIntrinsics:
                 f"the principal point ({float(K[0, 2]):g}, {float(K[1, 2]):g}) lies outside {name}, which has "
                 f"{size[0]}x{size[1]} pixels",
                 remedy="give fx,fy,cx,cy in pixels of these pictures",
+            )
+        field = math.degrees(2 * math.atan(size[0] / (2 * float(K[0, 0]))))
+        if not _FIELDS[0] <= field <= _FIELDS[1]:
+            raise InputError(
+                f"a focal length of {float(K[0, 0]):g} pixels gives {name}, {size[0]} pixels wide, a field of view of "
+                f"{field:.3g} degrees",
+                remedy="give fx,fy,cx,cy in pixels of these pictures, not in millimetres or shares of the picture",
             )
         return camera.replace(K=K, K_source="given")
 
@@ -82,14 +110,18 @@ def parse_intrinsics(text: str) -> GivenIntrinsics | Path:
 
 
 def _from_json(record: Record) -> GivenIntrinsics:
-    matrix = record.matrix("K", [(3, 3)])
-    if matrix is not None:
+    matrix, cam_in = record.matrix("K", [(3, 3)]), record.numbers("cam_in")
+    if matrix is None and cam_in is not None and len(cam_in) == 4:
+        numbers = list(cam_in)  # as MetricAnything's own programs write it beside a picture
+    elif matrix is not None:
         numbers = [float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])]
     else:
         found = [record.number(key) for key in ("fx", "fy", "cx", "cy")]
         numbers = [v for v in found if v is not None]
         if len(numbers) != 4:
-            raise record.error("holds neither 'K' nor 'fx', 'fy', 'cx', 'cy'", "give one of them")
+            raise record.error(
+                "holds neither 'K' nor 'fx', 'fy', 'cx', 'cy' nor four numbers 'cam_in'", "give one of them"
+            )
     width, height = record.integer("width"), record.integer("height")
     if (width is None) != (height is None) or (width is not None and width < 1):
         raise record.error("'width' and 'height' must be given together, in pixels")
@@ -108,6 +140,29 @@ def _checked(fx: float, fy: float, cx: float, cy: float, path: Path | None) -> T
             remedy="give fx,fy,cx,cy in pixels",
         )
     return intrinsics(fx, fy, cx, cy)
+
+
+def camera_notes(camera: Camera, *, square: bool) -> list[str]:
+    """What of a known camera the networks do not know about, or what looks like the K of another picture.
+
+    Args:
+        camera: with K, or there is nothing to say.
+        square: the network supposes square pixels.
+    """
+    notes: list[str] = []
+    if camera.distortion is not None and not camera.distortion.is_identity:
+        notes.append("the network does not know about the distortion of the lens")
+    if camera.K is None:
+        return notes
+    fx, fy, cx, cy = (float(camera.K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    if max(abs(cx / camera.width - 0.5), abs(cy / camera.height - 0.5)) > _OFF_CENTRE:
+        notes.append(
+            f"the principal point ({cx:g}, {cy:g}) is far from the middle, where networks suppose it: check that the "
+            f"intrinsics are for pictures of {camera.width}x{camera.height} pixels"
+        )
+    if square and abs(math.log(fx / fy)) > _ASPECT:
+        notes.append(f"the network supposes square pixels, but fx is {fx:g} and fy {fy:g}")
+    return notes
 
 
 def used_camera(camera: Camera, prediction: MetricPrediction) -> Camera:

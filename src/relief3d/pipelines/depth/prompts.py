@@ -23,7 +23,7 @@ def find_prompts(source: Path, views: Sequence[View]) -> list[Path]:
     """One file for every picture.
 
     Raises:
-        InputError: nothing there, one file for several pictures, or pictures without one.
+        InputError: nothing there, one file for several pictures, or pictures without one of their own.
     """
     if source.is_file():
         if len(views) > 1:
@@ -35,7 +35,7 @@ def find_prompts(source: Path, views: Sequence[View]) -> list[Path]:
         return [source]
     if not source.is_dir():
         raise InputError("there is no such prompt", path=source, remedy="check --prompt")
-    found = [_match(source, view.name) for view in views]
+    found = [_match(source, view) for view in views]
     missing = [view.name for view, path in zip(views, found, strict=True) if path is None]
     if missing:
         stem = Path(missing[0]).with_suffix("").as_posix()
@@ -44,13 +44,25 @@ def find_prompts(source: Path, views: Sequence[View]) -> list[Path]:
             path=source,
             remedy=f"add {stem}.npz (or .png, .exr, .ply), or leave those pictures out",
         )
-    return [path for path in found if path is not None]
+    owners: dict[Path, str] = {}
+    for view, path in zip(views, found, strict=True):
+        assert path is not None
+        if path in owners:
+            raise InputError(
+                f"is the prompt of two pictures, {owners[path]} and {view.name}",
+                path=path,
+                remedy="put prompts into folders named as those of the pictures, or give pictures other names",
+            )
+        owners[path] = view.name
+    return list(owners)
 
 
-def _match(folder: Path, name: str) -> Path | None:
-    stem = Path(name).with_suffix("")
-    candidates = [folder / f"{base}{suffix}" for base in (stem, name, stem.name) for suffix in SUFFIXES]
-    return next((path for path in candidates if path.is_file()), None)
+def _match(folder: Path, view: View) -> Path | None:
+    """By the picture's name without or with suffix, or without its folders; never the picture itself."""
+    stem = Path(view.name).with_suffix("")
+    candidates = [folder / f"{base}{suffix}" for base in (stem, view.name, stem.name) for suffix in SUFFIXES]
+    files = (path for path in candidates if path.is_file())
+    return next((path for path in files if view.path is None or not path.samefile(view.path)), None)
 
 
 def read_prompt(path: Path, camera: Camera, scale: float | None) -> MetricPrompt:

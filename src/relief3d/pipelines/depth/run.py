@@ -23,8 +23,8 @@ from relief3d.io.cameras_json import write_cameras_json
 from relief3d.io.folders import open_input
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.metric.interface import Focal
-from relief3d.models.metric.opening import MetricEstimator, MetricWeights, open_metric
-from relief3d.pipelines.depth.cameras import GivenIntrinsics, parse_intrinsics, used_camera
+from relief3d.models.metric.opening import POINTMAP, MetricEstimator, MetricWeights, open_metric
+from relief3d.pipelines.depth.cameras import GivenIntrinsics, camera_notes, parse_intrinsics, used_camera
 from relief3d.pipelines.depth.config import DepthConfig
 from relief3d.pipelines.depth.networks import find_weights, run_options
 from relief3d.pipelines.depth.outputs import (
@@ -173,7 +173,7 @@ def _open(sources: Sequence[Path], config: DepthConfig, progress: Progress) -> S
             view.replace(name=f"{k}/{view.name}") for k, scene in enumerate(scenes) for view in scene.views
         ]
     if isinstance(given, GivenIntrinsics):
-        views = [view.replace(camera=given.of(view.camera, view.name)) for view in views]
+        views = given.of_views(views)
     notes = [note for scene in scenes for note in scene.info["input"]["notes"]]
     for note in notes:
         progress.message(note)
@@ -292,8 +292,7 @@ class _Worker:
         job.place.forget()
         write_outputs(job.place, config, depth, image, used)
         notes = list(() if prompt is None else prompt.notes)
-        if used.distortion is not None and not used.distortion.is_identity:
-            notes.append("the network does not know about the distortion of the lens")
+        notes += camera_notes(camera, square=self.weights.architecture == POINTMAP)
         for note in notes:
             logger.warning("%s: %s", view.name, note)
         record = self._record(job, used, depth, seconds, shift, notes)
