@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from relief3d.losses.prompted import PromptedOptions, prompted_loss
+from relief3d.losses.prompted import PromptedOptions, prompted_loss, unlikelihood
 
 B, H, W, P = 2, 8, 10, 4
 
@@ -23,6 +23,7 @@ def arguments(seed: int = 0) -> dict[str, torch.Tensor]:
         "exact": torch.tensor([True, False]),
         "off": torch.tensor([[0.05, -0.2, 0.3, 9.0], [0.0, 0.0, 0.5, 9.0]]),
         "interpolated": torch.randn(B, H // 2, W // 2, generator=g) * 0.1,
+        "unlikely": torch.rand(B, H, W, generator=g),
         "known": torch.tensor([[True, True, True, False], [True, True, True, False]]),
     }
 
@@ -43,6 +44,8 @@ def test_terms_by_hand() -> None:
         for y, x in valid[0].nonzero().tolist()
     ]
     assert math.isclose(float(found.mixture[0]), sum(chosen) / len(chosen), rel_tol=1e-5)
+    unlikely = [float(a["unlikely"][0, y, x]) for y, x in valid[0].nonzero().tolist()]
+    assert math.isclose(float(found.choice[0]), sum(unlikely) / len(unlikely), rel_tol=1e-5)
     likely = [
         abs(float(a["log_inverse"][1, y, x] - a["truth"][1, y, x]))
         * math.exp(-float(a["log_error"][1, y, x]))
@@ -66,6 +69,7 @@ def test_terms_by_hand() -> None:
                 o.value * found.value[b] + o.mixture * found.mixture[b] + o.edges * found.edges[b]
             )
             total = total + o.error * found.error[b] + o.doubt * found.doubt[b]
+            total = total + o.choice * found.choice[b]
             assert math.isclose(float(found.total[b]), float(total), rel_tol=1e-5)
 
 
@@ -92,3 +96,24 @@ def test_the_likelihood_teaches_the_error_and_leaves_the_result_alone() -> None:
     b = {**arguments(), "log_error": error.log().requires_grad_()}
     prompted_loss(**b).error.sum().backward()
     assert float(b["log_error"].grad.abs().max()) < 1e-6  # type: ignore[union-attr]
+
+
+def test_unlikelihood_by_hand_and_whom_it_teaches() -> None:
+    g = torch.Generator().manual_seed(3)
+    values = (torch.randn(1, 3, 2, 2, generator=g) * 0.1).requires_grad_()
+    logits = torch.randn(1, 3, 2, 2, generator=g).requires_grad_()
+    truth = torch.randn(1, 4, 4, generator=g) * 0.1
+    found = unlikelihood(values, logits.log_softmax(1), truth)
+    weight, fixed = logits.softmax(1).detach(), values.detach()
+    for y in range(4):
+        for x in range(4):
+            likely = sum(
+                float(weight[0, k, y // 2, x // 2])
+                * math.exp(-abs(float(fixed[0, k, y // 2, x // 2] - truth[0, y, x])) / 0.03)
+                for k in range(3)
+            )
+            assert math.isclose(float(found[0, y, x]), -math.log(likely), rel_tol=1e-4)
+    found.sum().backward()
+    assert values.grad is None and float(logits.grad.abs().sum()) > 0  # type: ignore[union-attr]
+    # A truth that no candidate explains is given up, not chased.
+    assert float(unlikelihood(values.detach(), logits.detach().log_softmax(1), truth + 9).max()) <= 20 + 1e-4

@@ -16,6 +16,9 @@ from relief3d.losses.depth_derivatives import derivative_error, masked_mean, tri
 
 _FAR = 3.0
 """Largest error of log inverse depth that counts (a factor of twenty)."""
+_WIDTH = 0.03
+"""Scale of the Laplace distribution about each candidate, in log inverse depth."""
+_HOPELESS = 20.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class PromptedOptions:
         value: on the error of the result.
         error: on how well the network knows its own error (Laplace likelihood; gradients stop at the result).
         mixture: on the error of the choice among candidates.
+        choice: on how unlikely the choice makes the truth (see :func:`unlikelihood`), so that outlines are decided and
+            not averaged.
         edges: on derivatives over several scales, for exact truth.
         doubt: on telling wrong points from right ones.
         trim: share of the worst pixels left out where truth is measured.
@@ -38,6 +43,7 @@ class PromptedOptions:
     value: float = 1.0
     error: float = 0.05
     mixture: float = 0.5
+    choice: float = 0.05
     edges: float = 0.5
     doubt: float = 0.05
     trim: float = 0.2
@@ -54,6 +60,7 @@ class PromptedLoss:
     value: Tensor
     error: Tensor
     mixture: Tensor
+    choice: Tensor
     edges: Tensor
     doubt: Tensor
 
@@ -69,6 +76,7 @@ def prompted_loss(
     off: Tensor,
     known: Tensor,
     interpolated: Tensor,
+    unlikely: Tensor,
     options: PromptedOptions = PromptedOptions(),
 ) -> PromptedLoss:
     """Loss of every sample.
@@ -84,6 +92,7 @@ def prompted_loss(
         off: (B, P) value of each point less the truth at its place.
         known: (B, P) bool, which of these are points with a truth.
         interpolated: (B, H / 2, W / 2) triangulated points, against which samples are balanced.
+        unlikely: (B, H, W) see :func:`unlikelihood`.
         options: weights.
     """
     log_inverse, log_error, mixture, doubt = (wide(t) for t in (log_inverse, log_error, mixture, doubt))
@@ -100,13 +109,32 @@ def prompted_loss(
     )
     wrong = F.binary_cross_entropy_with_logits(doubt, (off.abs() > options.wrong).float(), reduction="none")
     doubted = torch.where(known, wrong, 0.0).sum(1) / known.sum(1).clamp(min=1)
-    value, choice = mean(error), mean(chosen)
-    shape = options.value * value + options.mixture * choice + options.edges * edges
+    value, mixed, choice = mean(error), mean(chosen), mean(unlikely)
+    shape = options.value * value + options.mixture * mixed + options.edges * edges
     if options.balance:
         plain = (_doubled(wide(interpolated)) - truth).abs().clamp(max=_FAR)
         shape = shape * (options.floor / (mean(plain).detach() + options.floor))
-    total = shape + options.error * likelihood + options.doubt * doubted
-    return PromptedLoss(total, value, likelihood, choice, edges, doubted)
+    total = shape + options.error * likelihood + options.doubt * doubted + options.choice * choice
+    return PromptedLoss(total, value, likelihood, mixed, choice, edges, doubted)
+
+
+def unlikelihood(candidates: Tensor, log_weight: Tensor, truth: Tensor) -> Tensor:
+    """Negative log likelihood of the truth under a mixture of Laplace distributions about the candidates.
+
+    Only the weights learn from it: the values are told where they are wrong by the error of the result.
+
+    Args:
+        candidates: (B, C, h, w) log inverse depth.
+        log_weight: (B, C, h, w) log of weights that sum to one.
+        truth: (B, 2h, 2w) in the same units, finite everywhere.
+
+    Returns:
+        (B, 2h, 2w), without the constant of normalisation.
+    """
+    fine = F.pixel_unshuffle(truth[:, None], 2)[:, None]
+    far = ((wide(candidates).detach()[:, :, None] - fine).abs() / _WIDTH).clamp(max=_HOPELESS)
+    unlikely = -(wide(log_weight)[:, :, None] - far).logsumexp(1)
+    return F.pixel_shuffle(unlikely, 2)[:, 0]
 
 
 def _doubled(coarse: Tensor) -> Tensor:

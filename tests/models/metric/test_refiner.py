@@ -11,7 +11,7 @@ import torch
 from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
 from relief3d.models.metric.prompted import PromptedDepth, shrink_prompt, working_size
-from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _bilinear_logits, _enlarge
+from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _bilinear_logits, _enlarge, _settled
 
 SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8)
 
@@ -193,3 +193,32 @@ def test_unusable_prompts_are_refused() -> None:
         model.predict_sparse(images, [bad], side=8)
     with pytest.raises(InputError, match="of that size"):
         model.predict_sparse(images, [torch.ones(8, 10)])
+
+
+def test_the_mixture_takes_one_side_of_an_outline() -> None:
+    """Two surfaces, 0.02 apart within each: the mean lies on the heavier one, never between."""
+    values = torch.tensor([0.0, 0.02, 1.0, 1.02]).reshape(1, 4, 1, 1)
+    for weights, low, high in (
+        ((0.3, 0.3, 0.2, 0.2), 0.0, 0.02),
+        ((0.2, 0.2, 0.3, 0.3), 1.0, 1.02),
+        ((0.0, 0.0, 1.0, 0.0), 1.0, 1.0),
+        ((0.26, 0.26, 0.24, 0.24), 0.0, 0.02),
+    ):
+        log_weight = (torch.tensor(weights) + 1e-12).log().reshape(1, 4, 1, 1)
+        mixture, spread, certain = _settled(values, log_weight, torch.tensor([0.0]))
+        assert low - 1e-3 <= float(mixture) <= high + 1e-3
+        plain = sum(
+            w * abs(v - float(mixture)) for w, v in zip(weights, values.flatten().tolist(), strict=True)
+        )
+        assert math.isclose(float(spread), plain, abs_tol=1e-4) and math.isclose(
+            float(certain), max(weights), rel_tol=1e-4
+        )
+
+
+def test_candidates_that_agree_are_averaged() -> None:
+    values = torch.tensor([0.01, -0.01, 0.0, 0.02]).reshape(1, 4, 1, 1).requires_grad_()
+    log_weight = torch.full((1, 4, 1, 1), 0.25).log()
+    mixture = _settled(values, log_weight, torch.tensor([0.1]))[0]
+    assert abs(float(mixture.detach()) - 0.005) < 1e-3
+    mixture.sum().backward()
+    assert float(values.grad.min()) > 0.2  # type: ignore[union-attr]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
-from relief3d.losses.prompted import prompted_loss
+from relief3d.losses.prompted import prompted_loss, unlikelihood
 from relief3d.methods.metric_anything import evaluation
 from relief3d.methods.metric_anything.config import PicturesConfig, PromptedConfig
 from relief3d.methods.metric_anything.panels import prompted_panel
@@ -121,9 +121,10 @@ class PromptedTask:
                 batch.off,
                 batch.known,
                 batch.candidates.maps[:, 0],
+                unlikelihood(found.candidates, found.log_weight, batch.truth),
                 self.config.losses,
             )
-        parts = {name: getattr(loss, name).mean() for name in ("value", "error", "mixture", "edges", "doubt")}
+        parts = {name: getattr(loss, name).mean() for name in ("value", "error", "mixture", "choice", "edges", "doubt")}
         return LossReport(loss.total.mean(), parts, loss.total)
 
     # ---- evaluation -------------------------------------------------------------------------------------------------

@@ -26,6 +26,8 @@ _REACH = 0.7
 _FAR = 4.0
 _COLOUR = 30.0
 """Weight of a squared difference of colour in the choice among candidates at the start."""
+_AGREE = 0.05
+"""Candidates this close to the chosen one (log inverse depth, plus the prompt's noise) count much in the mixture."""
 _SHIFTS = 9
 _GLOBAL = 2
 """Maps of one value: how noisy the prompt is, and how dense."""
@@ -79,12 +81,16 @@ class Refined:
         log_error: (B, H, W) log of the expected absolute error of it (Laplace).
         mixture: (B, h, w) the choice among candidates, before correction.
         doubt: (B, P) logit that a point is wrong; padding holds whatever comes out.
+        candidates: (B, C, h, w) log inverse depth of all candidates.
+        log_weight: (B, C, h, w) log probability of each of them.
     """
 
     log_inverse: Tensor
     log_error: Tensor
     mixture: Tensor
     doubt: Tensor
+    candidates: Tensor
+    log_weight: Tensor
 
 
 class _Residual(nn.Module):
@@ -182,7 +188,8 @@ class PromptRefiner(nn.Module):
         told = torch.cat([maps, _told(prompt, maps)], 1)
         seen = self.features(torch.cat([pixels, told], 1))
         table, doubt = self._points(image, seen, prompt)
-        mixture, spread, certain = self._mixture(image, seen, table, prompt, maps)
+        values, log_weight = self._choice(image, seen, table, prompt, maps)
+        mixture, spread, certain = _settled(values, log_weight, prompt.noise)
         inside = torch.stack([mixture, spread, certain, mixture - maps[:, 1]], 1)
         out = self.last(F.relu(self.correct(torch.cat([F.relu(seen), told, inside], 1))))
         value = mixture + out[:, 0]
@@ -191,6 +198,8 @@ class PromptRefiner(nn.Module):
             _enlarge(out[:, 1].clamp(-8, 3), out[:, 2:]),
             mixture,
             doubt,
+            values,
+            log_weight,
         )
 
     def _points(self, image: Tensor, seen: Tensor, prompt: PromptCandidates) -> tuple[Tensor, Tensor]:
@@ -224,10 +233,10 @@ class PromptRefiner(nn.Module):
         )
         return table, judged[..., 0]
 
-    def _mixture(
+    def _choice(
         self, image: Tensor, seen: Tensor, table: Tensor, prompt: PromptCandidates, maps: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, h, w) each: the chosen value, how far candidates spread, the largest weight."""
+    ) -> tuple[Tensor, Tensor]:
+        """(B, C, h, w) each: log inverse depth of the candidates and the log of their weights, which sum to one."""
         B, K, h, w = prompt.nearest.shape
         stride = prompt.stride
         rows = _rows(table, prompt.nearest.reshape(B, -1)).reshape(B, K, h * w, -1)
@@ -264,11 +273,34 @@ class PromptRefiner(nn.Module):
             - self.against_distance.exp() * said[..., 4] ** 2
         )
         logits = torch.cat([logits, self.dense_logits(seen).flatten(2)], 1)
-        weight = logits.softmax(1)
         values = torch.cat([value, dense], 1)
-        mixture = (weight * values).sum(1)
-        spread = (weight * (values - mixture[:, None]).abs()).sum(1)
-        return tuple(t.reshape(B, h, w) for t in (mixture, spread, weight.amax(1)))  # type: ignore[return-value]
+        return values.reshape(B, -1, h, w), logits.float().log_softmax(1).reshape(B, -1, h, w)
+
+
+def _settled(values: Tensor, log_weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The mixture of those candidates that agree with the weighted median: a mean of two surfaces lies on neither.
+
+    Args:
+        values: (B, C, h, w).
+        log_weight: (B, C, h, w).
+        noise: (B,) of the prompt.
+
+    Returns:
+        (B, h, w) each: the mixture, the mean distance of all candidates from it, the largest weight.
+    """
+    weight = log_weight.exp()
+    with torch.no_grad():
+        plain = values.float()
+        below = torch.stack(
+            [torch.where(plain <= v[:, None], weight, 0.0).sum(1) for v in plain.unbind(1)], 1
+        )
+        middle = torch.where(below >= 0.5 - 1e-4, plain, torch.inf).amin(1, keepdim=True)
+        width = _AGREE + noise.clamp(max=2 * _AGREE)[:, None, None, None]
+        near = torch.exp(-0.5 * ((plain - middle) / width) ** 2)
+    agreeing = weight * near
+    mixture = (agreeing * values).sum(1) / agreeing.sum(1).clamp_min(1e-6)
+    spread = (weight * (values - mixture[:, None]).abs()).sum(1)
+    return mixture, spread, weight.amax(1)
 
 
 def _told(prompt: PromptCandidates, maps: Tensor) -> Tensor:
