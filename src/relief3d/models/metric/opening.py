@@ -254,6 +254,9 @@ def _pointmap_config(weights: MetricWeights) -> PointMapConfig | None:
     names = read_header(weights.file)
     heads = {k: any(n.startswith(f"{k}_head.") for n in names) for k in ("normal", "mask", "scale")}
     config = pointmap_config(cast(PointMapSize, weights.size), normals=heads["normal"], mask=heads["mask"])
+    tokens = _card(weights.file).get("tokens")
+    if isinstance(tokens, list) and len(tokens) == 2:
+        config = replace(config, tokens=(int(tokens[0]), int(tokens[1])))
     return config if heads["scale"] else replace(config, scale=None)
 
 

@@ -28,6 +28,11 @@ class ReconstructConfig:
     depth_source: Literal["auto", "given", "model", "stereo"] = "auto"
     """Where dense depth comes from; auto takes given depth where a picture has it, and elsewhere the network's with
     --model, else stereo. stereo works with a network's cameras too."""
+    completion: Literal["none", "teacher"] = "none"
+    """teacher: a network fills what stereo leaves open, told the triangulated points and part of the stereo
+    depth, where it is sure and another view agrees."""
+    completion_model: str = ""
+    """Weights of that network: a file, or a packaged name (metric-teacher-mini)."""
     masks: Path | None = None
     """Folder of masks with the pictures' names; black (0) pixels are not used."""
     video_frames: int = 60
@@ -87,6 +92,12 @@ class ReconstructConfig:
         Raises:
             InputError: options of a network without one, or of structure from motion with one.
         """
+        if self.completion == "none" and self.completion_model:
+            raise InputError("--completion-model needs a completion", remedy="add --completion teacher")
+        if self.completion != "none" and (
+            self.depth_source in ("given", "model") or (self.multiview.active and self.depth_source == "auto")
+        ):
+            raise InputError("--completion fills stereo depth", remedy="add --depth-source stereo")
         if not self.multiview.active:
             wanting = self.multiview.changed()
             if self.depth_source == "model":
@@ -137,7 +148,7 @@ class ReconstructConfig:
                 "cameras", "poses", "depth", "depth_scale", "masks", "video_frames", "ordered", "features",
                 "mapper", "retries", "seed", "multiview",
             ),
-            "depth": ("depth_source", "quality", "depth_width"),
+            "depth": ("depth_source", "quality", "depth_width", "completion", "completion_model"),
             "mesh": ("mesh", "mesh_faces", "texture", "voxel_size", "fuser", "splats"),
         }  # fmt: skip
         out: dict[str, str] = {}

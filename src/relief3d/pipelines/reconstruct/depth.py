@@ -17,13 +17,17 @@ from relief3d.core.progress import Progress, track
 from relief3d.geometry.projection import resize_intrinsics
 from relief3d.io.cameras_json import read_cameras_json, write_cameras_json
 from relief3d.io.depth import read_depth, write_depth
+from relief3d.models.metric.opening import MetricWeights
 from relief3d.pipelines.multiview.maps import Judge, make_map
 from relief3d.pipelines.multiview.pictures import plan_framing
 from relief3d.pipelines.multiview.solve import NETWORK_FOLDER
 from relief3d.pipelines.multiview.store import load_network_depth
+from relief3d.pipelines.reconstruct.completion import StereoMap, complete, completion_facts
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.pinhole import pinhole_view
 from relief3d.stereo import StereoConfig, estimate_depths
+from relief3d.stereo.result import StereoResult
+from relief3d.stereo.views import PreparedView
 
 DEPTH_FOLDER = "depth"
 MIN_CONFIRMED = 0.02
@@ -50,7 +54,12 @@ class DepthMap:
 
 
 def solve_depth(
-    scene: Scene, config: ReconstructConfig, out: Path, progress: Progress, work: Path
+    scene: Scene,
+    config: ReconstructConfig,
+    out: Path,
+    progress: Progress,
+    work: Path,
+    completion: MetricWeights | None = None,
 ) -> tuple[list[DepthMap], dict[str, Any]]:
     """Depth maps of all posed views, written to ``out/depth``.
 
@@ -60,6 +69,7 @@ def solve_depth(
         out: the result folder.
         progress: receives stages and steps.
         work: folder that holds what a network predicted, if one did.
+        completion: network that fills what stereo leaves open; None leaves it open.
 
     Returns:
         The maps, and facts for ``scene.json`` (per view: source, kept share, neighbours or the reason why none).
@@ -87,7 +97,7 @@ def solve_depth(
     if missing and by_network:
         maps += _by_network(scene, flat, missing, config, folder, facts, progress, work)
     elif missing and config.depth_source != "given":
-        maps += _stereo(flat, missing, config, folder, facts, progress)
+        maps += _stereo(flat, missing, config, folder, facts, progress, completion)
     if not maps:
         reasons = sorted({f["reason"] for f in facts["views"].values() if f.get("reason")})
         raise InputError(
@@ -206,6 +216,7 @@ def _stereo(
     folder: Path,
     facts: dict[str, Any],
     progress: Progress,
+    completion: MetricWeights | None,
 ) -> list[DepthMap]:
     settings = StereoConfig.profile(config.quality, max_width=config.resolved_depth_width(), seed=config.seed)
     result = estimate_depths(scene, settings, resolve_device(config.device), progress)
@@ -224,6 +235,7 @@ def _stereo(
             "other pictures confirm; the cameras are inaccurate, or the surfaces lack texture and overlap",
             remedy="give more accurate cameras or sensor depth, or take more photos with small steps and texture",
         )
+    filled = _completed(scene, result, config, facts, progress, completion)
     maps = []
     for index in wanted:
         found, view = result[index], scene.views[index]
@@ -231,7 +243,7 @@ def _stereo(
             reason = result.reasons[index] or "no pixel was confirmed by another view"
             facts["views"][view.name] = {"source": "none", "reason": reason, "kept": 0.0}
             continue
-        path = write_depth(depth_file(folder, view), found.depth)
+        path = write_depth(depth_file(folder, view), filled.get(index, found.depth))
         facts["views"][view.name] = {
             "source": "stereo",
             "kept": found.kept,
@@ -240,6 +252,32 @@ def _stereo(
         }
         maps.append(DepthMap(index, found.camera, path))
     return maps
+
+
+def _completed(
+    scene: Scene,
+    result: StereoResult,
+    config: ReconstructConfig,
+    facts: dict[str, Any],
+    progress: Progress,
+    completion: MetricWeights | None,
+) -> dict[int, Depth]:
+    """Maps with holes filled, by view; empty without a network."""
+    if completion is None:
+        return {}
+    stereo = {
+        s.index: StereoMap(
+            scene.views[s.index],
+            PreparedView(s.index, s.name, s.camera, torch.zeros(0)),
+            s.depth,
+            tuple(n.index for n in s.neighbours),
+        )
+        for s in result
+        if s is not None and bool(s.depth.valid.any())
+    }
+    depths, shares = complete(stereo, scene, completion, config.device, progress)
+    facts["completion"] = completion_facts(shares, scene, completion)
+    return depths
 
 
 def _write_cameras(scene: Scene, maps: list[DepthMap], folder: Path) -> None:

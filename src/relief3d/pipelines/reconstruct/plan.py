@@ -38,6 +38,7 @@ BASE_BYTES = PROGRAM_BYTES
 REPORT_BYTES = 0.3 * GIB
 DEPTH_WIDTHS = (2048, 1536, 1024, 768, 512, 384, 256, 128)
 MATCH_BYTES_PER_VIEW = 6e6
+COMPLETION_SECONDS_PER_VIEW = 1.0
 NETWORK_MAP_SECONDS_PER_MEGAPIXEL = 0.6
 NETWORK_MAP_PIXEL_BYTES = 64
 """Besides the picture itself."""
@@ -109,7 +110,8 @@ def plan_scene(scene: Scene, config: ReconstructConfig, *, network: MultiViewMod
         stages.append(
             StagePlan(
                 "depth",
-                stereo.seconds / (1.7 * speed),
+                stereo.seconds / (1.7 * speed)
+                + (COMPLETION_SECONDS_PER_VIEW * (n - given) if config.completion != "none" else 0.0),
                 BASE_BYTES + stereo.peak_bytes + loaded,
                 f"{small[0]}x{small[1]} stereo",
             )

@@ -17,6 +17,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.memory import GIB, peak_rss
 from relief3d.core.progress import Progress, SilentProgress
 from relief3d.io.atomic import check_not_inside
+from relief3d.models.metric.opening import MetricWeights
 from relief3d.models.multiview.interface import MultiViewModel
 from relief3d.pipelines.multiview.networks import check_precision, weights_digest
 from relief3d.pipelines.multiview.predict import forget_passes
@@ -24,6 +25,7 @@ from relief3d.pipelines.multiview.solve import NETWORK_FOLDER
 from relief3d.pipelines.reconstruct import cameras as camera_stage
 from relief3d.pipelines.reconstruct import depth as depth_stage
 from relief3d.pipelines.reconstruct import results, surface
+from relief3d.pipelines.reconstruct.completion import completion_weights
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.inputs import read_input
 from relief3d.pipelines.reconstruct.plan import check_ceiling, plan_scene
@@ -72,6 +74,7 @@ def reconstruct(
     progress = progress or SilentProgress()
     out = Path(out)
     resolve_device(config.device)
+    completion = completion_weights(config, progress)
     scene = read_input(source, config, progress)
     check_not_inside(out, _input_folders(source, scene))
     _check_inputs_outside(out, scene, [source, config.cameras, config.depth, config.masks])
@@ -84,7 +87,13 @@ def reconstruct(
         input_hash=input_fingerprint(
             scene,
             str(Path(source).name),
-            (config.cameras, config.depth, config.masks, *config.multiview.files()),
+            (
+                config.cameras,
+                config.depth,
+                config.masks,
+                None if completion is None else completion.file,
+                *config.multiview.files(),
+            ),
         ),
         # The name of a network that was passed in does not say which weights it has.
         stage_hashes={k: v + weights_digest(network) for k, v in config.fingerprint().items()},
@@ -98,7 +107,7 @@ def reconstruct(
         progress.message(
             f"{len(scene)} pictures; about {plan.seconds:.0f} s and {plan.peak_bytes / GIB:.1f} GiB"
         )
-        return _run_stages(scene, config, workspace, progress, str(source), network)
+        return _run_stages(scene, config, workspace, progress, str(source), network, completion)
     except InputError:
         workspace.abandon()
         raise
@@ -132,6 +141,7 @@ def _run_stages(
     progress: Progress,
     source: str,
     network: MultiViewModel | None,
+    completion: MetricWeights | None,
 ) -> Scene:
     out = workspace.root
 
@@ -145,7 +155,7 @@ def _run_stages(
     solved = results.reload_cameras(scene, out, workspace.record("cameras"))
 
     def depth() -> dict[str, Any]:
-        return depth_stage.solve_depth(solved, config, out, progress, workspace.work)[1]
+        return depth_stage.solve_depth(solved, config, out, progress, workspace.work, completion)[1]
 
     _stage(workspace, "depth", depth)
     maps = depth_stage.reload_depth(solved, out)
