@@ -158,11 +158,17 @@ def test_multiply_adds_follow_from_the_names() -> None:
 def test_multiply_adds_of_an_hd_picture_are_those_published() -> None:
     """4015.7 G, one token per 14 x 14 pixels (10.8), attention products left out as in all counts of that table.
 
-    The published number is that of encoder, neck and points (4011.4 G); with the mask's head it is 4329.6 G.
+    The published number is that of encoder, neck, scale and points (4011.5 G); with the mask's head it is 4329.6 G. It
+    is met to the last digit when normalisations count 5 per element and bilinear enlargements 4, as a common counter
+    has it (fvcore); the other two published networks agree (see the layouts of the pyramids).
     """
     grid = token_grid(1080, 1920, native_tokens(1080, 1920))
     giga = {k: n / 1e9 for k, n in multiply_adds(layout(normals=False), grid).items()}
     whole = sum(giga.values())
-    assert whole - giga["mask_head"] == pytest.approx(4015.7, rel=0.03)
-    assert whole - giga["mask_head"] == pytest.approx(4011.4, abs=0.1)
+    without = whole - giga["mask_head"]
+    assert without == pytest.approx(4011.5, abs=0.05)
+    tokens = grid[0] * grid[1]
+    norms = 5 * (2 * 24 + 4) * (tokens + 1) * 1024
+    enlarged = 4 * (2 * 64 * 256 * tokens + 3 * 1080 * 1920)
+    assert without + (norms + enlarged) / 1e9 == pytest.approx(4015.7, abs=0.05)
     assert whole == pytest.approx(4329.6, abs=0.1)

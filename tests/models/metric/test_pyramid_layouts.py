@@ -195,6 +195,15 @@ def test_cost_is_the_published_one(name: str, published: float, counted: float) 
     assert abs(found / 1e9 / published - 1) < 0.03
     # As the specification counts them by parts (4.2).
     assert abs(found / 1e9 - counted) < 0.1
+    # The published counter (fvcore's rules) has 5 per normalised element and 4 per element of the smaller pictures, and
+    # saw 36 crops of both; the student as released sees its coarse tile once.
+    tokens, norms, dim = (581, 65, 1280) if name == "depth_map" else (577, 49, 1024)
+    extra = 36 * 5 * tokens * norms * dim + 4 * 3 * (768**2 + 384**2)
+    if name == "depth_map":
+        with torch.device("meta"):
+            crop = torch.empty(1, 3, 384, 384)
+        extra += count_multiply_adds(lambda: network.encoder.patch_encoder(crop))[1]
+    assert abs((found + extra) / 1e9 - published) < 0.05
 
 
 def test_catalogue_entries_are_true() -> None:
