@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from relief3d.data.photometric import Photometric
-from relief3d.methods.metric_anything.config import EvaluationConfig, PromptConfig, PromptedConfig
+from relief3d.methods.metric_anything.config import (
+    EvaluationConfig,
+    PicturesConfig,
+    PromptConfig,
+    PromptedConfig,
+    PyramidTeacherConfig,
+    SourcesConfig,
+)
 from relief3d.methods.metric_anything.pictures import PictureSet
+from relief3d.methods.metric_anything.pyramid import PyramidTask
 from relief3d.methods.metric_anything.students.recipes import STUDENTS
 from relief3d.methods.metric_anything.task import PromptedTask
 from relief3d.train.config import (
     CheckpointConfig,
     EmaConfig,
+    GroupConfig,
     LogConfig,
     OptimiserConfig,
     ScheduleConfig,
@@ -78,6 +87,36 @@ def prompted(size: Size, budget: Budget) -> PromptedConfig:
     )
 
 
+def pyramid(size: Size, budget: Budget) -> PyramidTeacherConfig:
+    """Configuration of the pyramid teacher: all sources, clean uniform prompts, the paper's loss.
+
+    At ``paper`` the optimiser's values and the number of points are the paper's (specification 8 and 2.1); the batch
+    of 144 is our choice, like everything else. The network sees the crop stretched to its own square side.
+    """
+    base = prompted(size, budget)
+    shared = {f.name: getattr(base, f.name) for f in fields(PicturesConfig)}
+    made = PyramidTeacherConfig(**shared)
+    made = replace(
+        made,
+        prompts=PromptConfig(made.prompts.low, made.prompts.high, "uniform", noise=False),
+        sources=SourcesConfig(1, 1, 1),
+        train=replace(made.train, precision="float32" if budget in ("smoke", "mini") else "bfloat16"),
+    )
+    if budget != "paper":
+        return made
+    groups = (GroupConfig("encoder.patch_encoder*", lr_scale=0.1),)
+    return replace(
+        made,
+        prompts=replace(made.prompts, low=2000, high=40_000),
+        train=replace(
+            made.train,
+            optimiser=OptimiserConfig(lr=1e-5, betas=(0.9, 0.95), weight_decay=0.01, groups=groups),
+            schedule=ScheduleConfig(warmup=10_000, end=0.01),
+            ema=EmaConfig(decay=0.9999, ramp=10),
+        ),
+    )
+
+
 RECIPES = (
     Recipe(
         "metric-teacher",
@@ -85,6 +124,14 @@ RECIPES = (
         PromptedConfig,
         prompted,
         PromptedTask,
+        "relief3d depth PICTURES -o OUT --model {weights} --model-size {size} --prompt POINTS",
+    ),
+    Recipe(
+        "metric-teacher-pyramid",
+        "dense metric depth from sparse prompts on procedural worlds: the paper's network and loss",
+        PyramidTeacherConfig,
+        pyramid,
+        PyramidTask,
         "relief3d depth PICTURES -o OUT --model {weights} --model-size {size} --prompt POINTS",
     ),
     *STUDENTS,
