@@ -68,6 +68,9 @@ def test_bad_labels_are_named_with_their_reason() -> None:
     assert "global fit" in found["odd"] and "16.0 %" in found["poor"]
     # median .1045, spread 1.4826 * .0025 (of ten): the limit is .1156
     assert "0.116" in found["odd"] and rejections([*usual, odd], sigmas=40) == {}
+    assert "held out" in found["blank"]
+    unfitted = LabelQuality("unfitted", "b", 0.05, 10, math.nan)
+    assert list(rejections([unfitted, other])) == ["unfitted"]
 
 
 def test_logarithmic_depth_there_and_back(tmp_path: Path) -> None:

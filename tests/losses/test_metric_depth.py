@@ -11,6 +11,7 @@ from torch import Tensor
 from relief3d.core.errors import InputError
 from relief3d.losses.depth_derivatives import ssi_derivative_error, ssi_mae
 from relief3d.losses.metric_depth import (
+    LABEL_RANGE,
     DepthTarget,
     StudentOptions,
     TeacherOptions,
@@ -55,6 +56,16 @@ def test_distance_balanced_depth_has_the_worked_numbers() -> None:
     x = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     dlog(x).backward()
     assert float(x.grad) == pytest.approx(-1 / (7 * math.log(400)))
+
+
+def test_limits_are_the_specified_ones() -> None:
+    assert LABEL_RANGE == (1e-3, 400.0)  # of pseudo labels (7.7)
+    depth = torch.full(SIZE, 1e4, dtype=torch.float64)
+    target = DepthTarget(depth, depth > 0)
+    for inverse, metres in ((1e-4, 1e4), (0.0, 1e4), (1e-3, 1e3)):
+        found = torch.full(SIZE, inverse, dtype=torch.float64)
+        loss = student_loss(found[None], [target], StudentOptions(mode="pure"))
+        assert float(loss.absolute) == pytest.approx(math.log(1e4 / metres) / math.log(400))
 
 
 def test_teacher_on_real_data_drops_a_fifth_and_has_no_gradient_term() -> None:

@@ -174,6 +174,10 @@ def test_families_are_drawn_by_the_root_of_their_size() -> None:
     few = [draw_family({**sizes, "rendered": 1}, g) for _ in range(2000)]
     assert few.count("rendered") / 2000 == pytest.approx(0.15, abs=0.025)
     assert few.count("reconstructed") / 2000 == pytest.approx(0.85 * 2 / 3, abs=0.04)
+    assert {draw_family({"captured": 3, "rendered": 0}, g) for _ in range(60)} == {"captured"}
+    assert draw_family({"captured": 0, "rendered": 5}, g) == "rendered"
+    with pytest.raises(InputError, match="no family has samples"):
+        draw_family({"captured": 0}, g)
 
 
 def test_cameras_differ_within_their_ranges() -> None:

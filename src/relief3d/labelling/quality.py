@@ -117,9 +117,13 @@ def rejections(
             limits[source] = middle + sigmas * spread
     out: dict[str, str] = {}
     for q in labels:
-        if not q.error <= max_error:
+        if math.isnan(q.error):
+            out[q.name] = "no pixel was held out that tells the error"
+        elif q.error > max_error:
             out[q.name] = f"hold-out error {100 * q.error:.1f} % above {100 * max_error:.0f} %"
-        elif not q.residual <= limits.get(q.source, math.inf):
+        elif math.isnan(q.residual):
+            out[q.name] = "the residual of the global fit is no number"
+        elif q.residual > limits.get(q.source, math.inf):
             out[q.name] = (
                 f"residual of the global fit {q.residual:.3g} above {limits[q.source]:.3g} of '{q.source}'"
             )

@@ -174,9 +174,15 @@ def observe(
 
 
 def draw_family(sizes: Mapping[Family, int], generator: torch.Generator) -> Family:
-    """A family in proportion to the square root of its number of samples, rendered at least in 15 % of draws."""
-    names = list(sizes)
-    weights = torch.tensor([math.sqrt(max(0, sizes[n])) for n in names], dtype=torch.float64)
+    """A family in proportion to the square root of its number of samples, rendered (if any) at least in 15 % of draws.
+
+    Raises:
+        InputError: no family has samples.
+    """
+    names = [n for n in sizes if sizes[n] > 0]
+    if not names:
+        raise InputError("no family has samples to draw from")
+    weights = torch.tensor([math.sqrt(sizes[n]) for n in names], dtype=torch.float64)
     weights = weights / weights.sum()
     if "rendered" in names:
         at = names.index("rendered")
