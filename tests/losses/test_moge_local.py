@@ -56,7 +56,9 @@ def test_the_loss_is_that_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> Non
     rows, cols = torch.tensor([6, 2, 6, 10, 0]), torch.tensor([6, 3, 9, 10, 12])
     valid[0, rows, cols] = True
     monkeypatch.setattr(moge_local, "_anchors", lambda *_: (rows, cols))
+    assert (moge_local.LEAST_POINTS, moge_local.NEAREST_SHARE) == (32, 0.1)
     monkeypatch.setattr(moge_local, "LEAST_POINTS", 20)
+    monkeypatch.setattr(moge_local, "NEAREST_SHARE", 0.95)  # so that it decides about many pixels
     radius = math.ceil(0.5 / 4 * math.hypot(13, 13))
     side = 2 * radius + 1
     depth = [1 / float(z) for z in target[0, ..., 2][valid[0]]]
@@ -79,7 +81,7 @@ def test_the_loss_is_that_of_plain_loops(monkeypatch: pytest.MonkeyPatch) -> Non
         p = torch.stack([points[0, y, x] for y, x in inside])
         q = torch.stack([target[0, y, x] for y, x in inside])
         a, t = _best_fit(p, q, torch.full((len(p),), 1 / (ball + 1e-7), dtype=F64), 1.0)
-        weight = 1 / q[:, 2].clamp_min(0.1 * harmonic)
+        weight = 1 / q[:, 2].clamp_min(0.95 * harmonic)
         total += float(((a * p + t - q).abs() * weight[:, None]).sum()) / (side * side * 3)
     assert 2 <= kept < 5
     found = local_loss(points, target, valid, focal, torch.tensor([1.6]).double(), options)
