@@ -221,6 +221,24 @@ def test_huber_resists_outliers() -> None:
     )
 
 
+def test_huber_is_three_reweighted_fits() -> None:
+    x, _, mask = scene(60)
+    xs = x[mask].double().numpy()
+    g = np.random.default_rng(0)
+    ys = 1.7 * xs + 0.05 + 0.02 * g.standard_normal(60) + np.where(g.random(60) < 0.2, 0.5, 0.0)
+    y = torch.zeros_like(x).double()
+    y[mask] = torch.from_numpy(ys)
+    design, w = np.stack([xs, np.ones(60)], 1), np.ones(60)
+    for step in range(4):
+        s, t = np.linalg.lstsq(design * np.sqrt(w)[:, None], ys * np.sqrt(w), rcond=None)[0]
+        residual = torch.from_numpy(ys - s * xs - t)
+        mad = float((residual - residual.median()).abs().median())
+        before, w = w, np.minimum(1.0, 1.345 * 1.4826 * mad / np.maximum(np.abs(residual.numpy()), 1e-12))
+        assert step == 0 or float(np.abs(before - w).max()) > 1e-4  # every step still changes something
+    fit = align_global(x.double(), y, mask, GlobalOptions(robust="huber"))
+    assert (fit.scale, fit.shift) == (pytest.approx(s, rel=1e-6), pytest.approx(t, rel=1e-6))
+
+
 def test_locally_weighted_fit_has_both_limits() -> None:
     x, y, mask = scene(100)
     wide = align_global(x, y, mask, GlobalOptions(mode="lwlr", bandwidth=1e4))
@@ -253,6 +271,7 @@ def test_few_radar_points() -> None:
     with pytest.raises(InputError, match="not enough known points: 4 of at least 5"):
         align_pixelwise(x, y, mask)
     assert bool(torch.isfinite(align_pixelwise(x, y, mask, PixelwiseOptions(fewer=True))).all())
+    assert align_global(x, y, mask, GlobalOptions(scale_only_below=4)).shift != 0.0
     fit = align_global(x, y, mask, GlobalOptions(scale_only_below=10))
     assert fit.shift == 0.0
     assert fit.scale == pytest.approx(

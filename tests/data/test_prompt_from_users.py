@@ -66,6 +66,10 @@ def test_a_metric_prior_reveals_another_unit() -> None:
         prepare_prompt(wrong, prior)  # a relative prior cannot know
     assert prepare_prompt(MetricPrompt.from_depth_map(dotted() * 3), prior, metric_prior=True).notes == ()
     assert unit_hint(1.0) is None and unit_hint(20.0) is None and unit_hint(math.nan) is None
+    for factor in (1000.0, 100.0, 0.001):
+        assert all(unit_hint(factor * r) for r in (0.46, 2.1)) and not any(
+            unit_hint(factor * r) for r in (0.45, 2.3)
+        )
 
 
 def test_negative_nan_and_infinite_depths() -> None:
@@ -75,8 +79,15 @@ def test_negative_nan_and_infinite_depths() -> None:
     prompt = MetricPrompt.from_depth_map(depth)
     assert prompt.points == 117 and bool(torch.isfinite(prompt.depth).all())
     assert any("1 negative" in n for n in prompt.notes) and any("1 infinite" in n for n in prompt.notes)
-    with pytest.raises(InputError, match="are negative"):
-        MetricPrompt.from_depth_map(-dotted())
+    for share, refused in ((0.45, False), (0.55, True), (1.0, True)):
+        some = dotted()
+        turned = at[: int(share * len(at))]
+        some[turned[:, 0], turned[:, 1]] *= -1
+        if not refused:
+            assert MetricPrompt.from_depth_map(some).points == 120 - len(turned)
+            continue
+        with pytest.raises(InputError, match="are negative"):
+            MetricPrompt.from_depth_map(some)
     for empty in (torch.zeros(SIZE), torch.full(SIZE, math.nan)):
         with pytest.raises(InputError, match="no points"):
             MetricPrompt.from_depth_map(empty)

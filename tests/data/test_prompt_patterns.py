@@ -173,6 +173,9 @@ def test_square_hole_and_distance_range_keep_the_known_area_whole() -> None:
     near = make_prompt("distance_1.5_2", depth)
     assert near.cover is not None
     assert torch.equal(near.cover, (depth > 1.5) & (depth < 2))
+    depth[:3], depth[3:6] = 1.5, 2.0  # the ends do not belong to it
+    at_ends = make_prompt("distance_1.5_2", depth).cover
+    assert at_ends is not None and not bool(at_ends[:6].any())
 
 
 def test_radar_like_points_are_few_and_keep_their_column() -> None:

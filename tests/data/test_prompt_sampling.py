@@ -165,6 +165,8 @@ def test_noise_has_its_measured_size() -> None:
     off = (wrong / depth).log().abs() > 1e-6
     assert float(off.double().mean()) == pytest.approx(0.2, abs=0.015)
     assert 2.0 <= float(wrong.min()) < 2.2 and 15 < float(wrong.max()) <= 16.0
+    # Log-uniform: as many below the geometric mean of 2 and 16 as above.
+    assert float((wrong[off] < 32**0.5).double().mean()) == pytest.approx(0.5, abs=0.04)
     assert float((full(PromptNoise(dropout=0.3), depth) == 0).double().mean()) == pytest.approx(0.3, abs=0.02)
     both = full(PromptNoise(outliers=0.2, dropout=0.3), depth)
     off = (both / depth).log().abs()[both > 0] > 1e-6

@@ -23,12 +23,12 @@ def bent(t: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("tolerance", [1e-1, 1e-3, 1e-10])
 def test_it_stops_where_minpack_does(tolerance: float) -> None:
     for seed in range(12):
-        starts = torch.tensor([0.0, 5.0, -7.0], dtype=torch.float64)
+        starts = torch.tensor([0.0, 5.0, -7.0, 0.004], dtype=torch.float64)
         found = least_squares_in_one_unknown(
             lambda t, s=seed: bent(t, s),
             starts,
             tolerance=tolerance,
-            floor=torch.zeros(3, dtype=torch.float64),
+            floor=torch.zeros(4, dtype=torch.float64),
         )
         for start, value in zip(starts, found):
 

@@ -79,6 +79,23 @@ def test_a_lasting_change_comes_through() -> None:
     assert abs(float(steady[-1][5, 5] / depth[5, 5]) - 1.5) < 0.01
 
 
+def test_a_change_fades_in_over_about_ten_frames() -> None:
+    image, depth = room()
+    _, shifts = run([(image, depth)] + [(image, depth * 2)] * 12)
+    left = [-s / math.log(2) for s in shifts[1:]]
+    assert left[0] == 0.9 or abs(left[0] - 0.9) < 1e-6
+    assert 0.3 < left[9] < 0.4 and abs(left[9] - 0.9**10) < 1e-6
+
+
+def test_things_that_change_their_depth_alone_do_not_move_the_scale() -> None:
+    """A third of the pixels, of unchanged colour: the median does not see them."""
+    image, depth = room()
+    other = depth.clone()
+    other[:, WIDTH // 2 + 4 :] *= 2.0
+    found = change_of_scale(look_at(image, depth), look_at(image, other * 1.1))
+    assert found is not None and abs(found - math.log(1.1)) < 1e-6
+
+
 def test_nothing_is_carried_over_a_cut() -> None:
     frames = with_flicker(5)
     image, depth = room(seed=9)
