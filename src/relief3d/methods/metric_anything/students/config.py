@@ -58,22 +58,21 @@ class LabelConfig:
             raise InputError("a teacher needs five points or more", remedy="labels.points")
 
 
+HELD_OUT = tuple(
+    PictureSet((family,), 8, views=2, seed=1_000_003) for family in ("room", "objects", "street", "outdoor")
+)
+
+
 @dataclass(frozen=True)
 class StudentEvaluation:
     """Held-out pictures, the same for every seed of training.
 
     Attributes:
-        families: of worlds.
-        worlds: per family, two pictures of each.
-        size: height and width.
-        seed: of the worlds; training never uses it.
+        pictures: sets of worlds that training never uses.
         near: metres that divide near from far.
     """
 
-    families: tuple[Family, ...] = ("room", "objects", "street", "outdoor")
-    worlds: int = 8
-    size: tuple[int, int] = (128, 160)
-    seed: int = 1_000_003
+    pictures: tuple[PictureSet, ...] = HELD_OUT
     near: float = 20.0
 
 
@@ -182,7 +181,7 @@ class PointMapStudentConfig(StudentConfig):
     """
 
     place: float = 0.1
-    tokens: tuple[int, int] = (24, 60)
+    tokens: tuple[int, int] = (24, 48)
     losses: PointLosses = field(default_factory=PointLosses)
 
     def __post_init__(self) -> None:

@@ -14,11 +14,13 @@ from torch import Tensor
 from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.eval.metrics.depth_errors import depth_errors
 from relief3d.eval.metrics.intrinsics import fov_degrees
-from relief3d.methods.metric_anything.pictures import PictureSet, PictureSource
+from relief3d.methods.metric_anything.pictures import PictureSource
 from relief3d.methods.metric_anything.students.config import StudentEvaluation
 
-BINS = (0.0, 2.0, 5.0, 10.0, 20.0, math.inf)
-"""Metres that divide the distances at which errors are also given."""
+BINS = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, math.inf)
+"""Metres that divide the distances at which errors are also given, as in the paper's table 14."""
+MIDDLE = 40.0
+"""Metres of its table 15."""
 LIMITS = (1e-3, 1e3)
 LEAST_SHARE = 0.05
 """Pictures with a smaller share of surface are not judged."""
@@ -53,16 +55,18 @@ class HeldOutPictures:
 
 
 def held_out_pictures(root: str | Path, config: StudentEvaluation) -> HeldOutPictures:
-    """Two pictures of every held-out world; those that show almost nothing but sky are left out."""
+    """The held-out pictures, of one size; those that show almost nothing but sky are left out.
+
+    Raises:
+        InputError: a damaged file.
+    """
     found = []
-    for family in config.families:
-        source = PictureSource(
-            root, (PictureSet((family,), config.worlds, 2, config.size, seed=config.seed),)
-        )
+    for rule in config.pictures:
+        source = PictureSource(root, (rule,))
         for n in range(len(source)):
             picture = source.picture(n)
             if float((picture.depth > 0).float().mean()) >= LEAST_SHARE:
-                found.append((picture, family))
+                found.append((picture, rule.place(source.place(n)[1])[0]))
     return HeldOutPictures(
         torch.cat([p.image for p, _ in found]).float() / 255,
         torch.cat([p.depth for p, _ in found]),
@@ -103,6 +107,7 @@ def depth_numbers(
     }
     relative = torch.where(known, (p - g).abs() / g.clamp_min(1e-6), 0.0).double()
     ranges = {f"from_{a:g}m": (a, b) for a, b in itertools.pairwise(BINS)}
+    ranges |= {"to_middle": (0.0, MIDDLE), "beyond_middle": (MIDDLE, math.inf)}
     for name, (low, high) in {**ranges, "near": (0.0, near), "far": (near, math.inf)}.items():
         inside = known & (g >= low) & (g < high)
         if bool(inside.any()):

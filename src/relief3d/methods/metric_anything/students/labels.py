@@ -52,11 +52,13 @@ class PictureLabel:
         depth: (H, W) metres, 0 where nothing is known.
         source: of the picture.
         usable: whether it passes the quality rule.
+        error: the teacher's median relative error at raw pixels that it was not told; 0 for other labels.
     """
 
     depth: Tensor
     source: Source
     usable: bool = True
+    error: float = 0.0
 
     def kind(self, labels: LabelConfig) -> Label:
         """Which terms of MoGe-2's loss it can teach: rendered and teacher's depth all, sensors' few."""
@@ -153,7 +155,7 @@ class LabelSource:
         # Sky has no depth; that it is seen as such is supposed here, and is no part of what is compared.
         depth = torch.where((picture.depth[0] > 0) & (depth >= low) & (depth <= high), depth, 0.0)
         limit = self.config.max_error
-        return PictureLabel(depth, source, limit <= 0 or error <= limit)
+        return PictureLabel(depth, source, limit <= 0 or error <= limit, error)
 
     def raw(self, index: int, picture: Pictures) -> Tensor:
         """(H, W) what the picture's source says, 0 where nothing."""
