@@ -16,7 +16,7 @@ def arguments(seed: int = 0) -> dict[str, torch.Tensor]:
     return {
         "log_inverse": torch.randn(B, H, W, generator=g) * 0.1,
         "log_error": torch.randn(B, H, W, generator=g) * 0.3 - 1,
-        "mixture": torch.randn(B, H // 2, W // 2, generator=g) * 0.1,
+        "mixture": torch.randn(B, H, W, generator=g) * 0.1,
         "doubt": torch.randn(B, P, generator=g),
         "truth": torch.randn(B, H, W, generator=g) * 0.1,
         "valid": torch.rand(B, H, W, generator=g) < 0.93,
@@ -39,10 +39,7 @@ def test_terms_by_hand() -> None:
     measured = sorted(abs(float(v)) for v in (a["log_inverse"] - a["truth"])[1][valid[1]])
     kept = measured[: len(measured) - math.ceil(0.2 * len(measured))]
     assert math.isclose(float(found.value[1]), sum(kept) / len(kept), rel_tol=1e-5)
-    chosen = [
-        abs(float(a["mixture"][0, y // 2, x // 2] - a["truth"][0, y, x]))
-        for y, x in valid[0].nonzero().tolist()
-    ]
+    chosen = [abs(float(a["mixture"][0, y, x] - a["truth"][0, y, x])) for y, x in valid[0].nonzero().tolist()]
     assert math.isclose(float(found.mixture[0]), sum(chosen) / len(chosen), rel_tol=1e-5)
     unlikely = [float(a["unlikely"][0, y, x]) for y, x in valid[0].nonzero().tolist()]
     assert math.isclose(float(found.choice[0]), sum(unlikely) / len(unlikely), rel_tol=1e-5)
@@ -62,7 +59,9 @@ def test_terms_by_hand() -> None:
     assert float(found.edges[0]) > 0 and float(found.edges[1]) == 0
     for o in (PromptedOptions(balance=False), PromptedOptions(floor=0.03)):
         found = prompted_loss(**a, options=o)
-        plain = prompted_loss(**{**a, "mixture": a["interpolated"]}, options=o).mixture
+        plain = prompted_loss(
+            **{**a, "mixture": a["interpolated"].repeat_interleave(2, 1).repeat_interleave(2, 2)}, options=o
+        ).mixture
         for b in range(B):
             share = 0.03 / (float(plain[b]) + 0.03) if o.balance else 1.0
             total = share * (
@@ -100,16 +99,15 @@ def test_the_likelihood_teaches_the_error_and_leaves_the_result_alone() -> None:
 
 def test_unlikelihood_by_hand_and_whom_it_teaches() -> None:
     g = torch.Generator().manual_seed(3)
-    values = (torch.randn(1, 3, 2, 2, generator=g) * 0.1).requires_grad_()
-    logits = torch.randn(1, 3, 2, 2, generator=g).requires_grad_()
+    values = (torch.randn(1, 3, 4, 4, generator=g) * 0.1).requires_grad_()
+    logits = torch.randn(1, 3, 4, 4, generator=g).requires_grad_()
     truth = torch.randn(1, 4, 4, generator=g) * 0.1
     found = unlikelihood(values, logits.log_softmax(1), truth)
     weight, fixed = logits.softmax(1).detach(), values.detach()
     for y in range(4):
         for x in range(4):
             likely = sum(
-                float(weight[0, k, y // 2, x // 2])
-                * math.exp(-abs(float(fixed[0, k, y // 2, x // 2] - truth[0, y, x])) / 0.03)
+                float(weight[0, k, y, x]) * math.exp(-abs(float(fixed[0, k, y, x] - truth[0, y, x])) / 0.03)
                 for k in range(3)
             )
             assert math.isclose(float(found[0, y, x]), -math.log(likely), rel_tol=1e-4)

@@ -84,7 +84,7 @@ def prompted_loss(
     Args:
         log_inverse: (B, H, W) result.
         log_error: (B, H, W) log of its expected absolute error.
-        mixture: (B, H / 2, W / 2) choice among candidates.
+        mixture: (B, H, W) choice among candidates.
         doubt: (B, P) logit that a point is wrong.
         truth: (B, H, W) log inverse depth in the same units; anything outside of ``valid``.
         valid: (B, H, W) bool.
@@ -98,7 +98,7 @@ def prompted_loss(
     log_inverse, log_error, mixture, doubt = (wide(t) for t in (log_inverse, log_error, mixture, doubt))
     truth = torch.where(valid, truth, log_inverse.detach())
     error = (log_inverse - truth).abs().clamp(max=_FAR)
-    chosen = (_doubled(mixture) - truth).abs().clamp(max=_FAR)
+    chosen = (mixture - truth).abs().clamp(max=_FAR)
 
     def mean(values: Tensor) -> Tensor:
         return torch.where(exact, masked_mean(values, valid), trimmed_mean(values, valid, options.trim))
@@ -124,17 +124,15 @@ def unlikelihood(candidates: Tensor, log_weight: Tensor, truth: Tensor) -> Tenso
     Only the weights learn from it: the values are told where they are wrong by the error of the result.
 
     Args:
-        candidates: (B, C, h, w) log inverse depth.
-        log_weight: (B, C, h, w) log of weights that sum to one.
-        truth: (B, 2h, 2w) in the same units, finite everywhere.
+        candidates: (B, C, H, W) log inverse depth.
+        log_weight: (B, C, H, W) log of weights that sum to one.
+        truth: (B, H, W) in the same units, finite everywhere.
 
     Returns:
-        (B, 2h, 2w), without the constant of normalisation.
+        (B, H, W), without the constant of normalisation.
     """
-    fine = F.pixel_unshuffle(truth[:, None], 2)[:, None]
-    far = ((wide(candidates).detach()[:, :, None] - fine).abs() / _WIDTH).clamp(max=_HOPELESS)
-    unlikely = -(wide(log_weight)[:, :, None] - far).logsumexp(1)
-    return F.pixel_shuffle(unlikely, 2)[:, 0]
+    far = (wide(candidates).detach() - truth[:, None]).abs() / _WIDTH
+    return -(wide(log_weight) - far.clamp(max=_HOPELESS)).logsumexp(1)
 
 
 def _doubled(coarse: Tensor) -> Tensor:

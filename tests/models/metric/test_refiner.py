@@ -11,9 +11,9 @@ import torch
 from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
 from relief3d.models.metric.prompted import PromptedDepth, shrink_prompt, working_size
-from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _bilinear_logits, _enlarge, _settled
+from relief3d.models.metric.refiner import PromptRefiner, RefinerConfig, _settled
 
-SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8)
+SMALL = RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, fine=4, point=8)
 
 
 def net(config: RefinerConfig = SMALL) -> PromptRefiner:
@@ -42,7 +42,7 @@ def test_results_do_not_depend_on_the_unit() -> None:
         one = model(picture(), prompt_candidates(prompt(60)))
         other = model(picture(), prompt_candidates(prompt(60, unit=1000.0)))
     torch.testing.assert_close(one.log_inverse, other.log_inverse, atol=2e-5, rtol=0)
-    assert one.log_inverse.shape == (1, 32, 40) and one.mixture.shape == (1, 16, 20)
+    assert one.log_inverse.shape == (1, 32, 40) and one.mixture.shape == (1, 32, 40)
 
 
 def test_padding_and_neighbours_in_a_batch_change_nothing() -> None:
@@ -94,8 +94,28 @@ def test_it_starts_by_choosing_points_of_the_same_colour() -> None:
         model.dense_logits.weight.zero_()
         model.dense_logits.bias.fill_(-30.0)  # type: ignore[union-attr]
         found = model(image, given).mixture + given.middle
-    truth = -depth[::2, ::2].log()
-    assert float((found[0, :, 8:12] - truth[:, 8:12]).abs().mean()) < 0.1
+    truth = -depth.log()
+    assert float((found[0, :, 17:23] - truth[:, 17:23]).abs().mean()) < 0.01
+
+
+def test_planes_are_carried_to_every_pixel() -> None:
+    """Points on one plane of log inverse depth: all candidates agree, so the choice is that plane, pixel by pixel."""
+    torch.manual_seed(0)
+    model = PromptRefiner(SMALL).eval()
+    ys, xs = torch.meshgrid(torch.arange(32) + 0.5, torch.arange(40) + 0.5, indexing="ij")
+    wanted = 0.01 * xs - 0.006 * ys
+    keep = torch.rand(32, 40, generator=torch.Generator().manual_seed(3)) < 0.1
+    given = prompt_candidates(torch.where(keep, torch.exp(-wanted), 0.0))
+    given = replace(given, slope=torch.tensor([0.01, -0.006]).expand_as(given.slope))
+    with torch.no_grad():
+        model.dense_logits.weight.zero_()
+        model.dense_logits.bias.fill_(-30.0)  # type: ignore[union-attr]
+        last = model.judge[-1]
+        assert isinstance(last, torch.nn.Linear)
+        last.weight[1:3] = 0
+        last.bias[1], last.bias[2] = 0, 20  # no correction of values, slopes kept
+        found = model(picture(), given).mixture + given.middle
+    torch.testing.assert_close(found[0], wanted, atol=1e-4, rtol=0)
 
 
 def test_every_parameter_learns() -> None:
@@ -108,39 +128,17 @@ def test_every_parameter_learns() -> None:
 
 
 def test_guides_are_candidates() -> None:
-    model = net(RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, point=8, guides=2))
+    model = net(RefinerConfig(widths=(8, 12, 16), blocks=(1, 1, 1), key=4, fine=4, point=8, guides=2))
     given = prompt_candidates(prompt(60))
     guides = torch.zeros(1, 2, 16, 20)
     with torch.no_grad():
         one = model(picture(), given, guides)
         other = model(picture(), given, guides + 1.0)
         model.dense_logits.bias.fill_(-20.0)  # type: ignore[union-attr]
-        model.dense_logits.bias[2] = 40.0  # type: ignore[index]
+        model.dense_logits.bias[8:12] = 40.0  # type: ignore[index]
         chosen = model(picture(), given, guides + 0.7)
     assert float((one.log_inverse - other.log_inverse).abs().max()) > 1e-3
     torch.testing.assert_close(chosen.mixture, torch.full_like(chosen.mixture, 0.7), atol=1e-4, rtol=0)
-
-
-def test_enlarging_mixes_the_nine_cells_around() -> None:
-    value = torch.arange(12.0).reshape(1, 3, 4)
-    logits = torch.full((1, 4, 9, 3, 4), -50.0)
-    logits[:, 0, 4] = 50  # upper left fine pixel: the cell itself
-    logits[:, 1, 5] = 50  # upper right: the cell to the right
-    logits[:, 2, 7] = 50  # lower left: the cell below
-    logits[:, 3, 0] = 50  # lower right: the cell up and left
-    found = _enlarge(value, logits.reshape(1, 36, 3, 4))[0]
-    assert found.shape == (6, 8)
-    torch.testing.assert_close(found[0::2, 0::2], value[0])
-    torch.testing.assert_close(found[0::2, 1::2], value[0][:, [1, 2, 3, 3]])
-    torch.testing.assert_close(found[1::2, 0::2], value[0][[1, 2, 2]])
-    torch.testing.assert_close(found[1::2, 1::2], value[0][[0, 0, 1]][:, [0, 0, 1, 2]])
-
-
-def test_enlarging_starts_as_bilinear_interpolation() -> None:
-    value = torch.rand(1, 5, 6, generator=torch.Generator().manual_seed(0))
-    logits = _bilinear_logits()[None, :, None, None].expand(1, 36, 5, 6)
-    wanted = torch.nn.functional.interpolate(value[:, None], scale_factor=2, mode="bilinear")[0, 0]
-    torch.testing.assert_close(_enlarge(value, logits)[0], wanted, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(34, 46), (2, 2)])

@@ -65,7 +65,7 @@ def prompted(size: Size, budget: Budget) -> PromptedConfig:
                 log=LogConfig(every=2, panels=12, evaluate=12),
             ),
         )
-    steps, batch, worlds = {"mini": (3000, 8, 240), "gpu": (8000, 32, 2000), "paper": (100_000, 144, 20_000)}[
+    steps, batch, worlds = {"mini": (2400, 8, 240), "gpu": (8000, 32, 2000), "paper": (100_000, 144, 20_000)}[
         budget
     ]
     return PromptedConfig(

@@ -1,8 +1,8 @@
 """The lean prompted network: it starts as a strong classical answer and learns to correct it.
 
-Points are judged and corrected from their neighbours and from the picture (a small point network), every cell of a
-grid at half the picture's size chooses among its nearest points' planes and the triangulated maps (a small network per
-candidate), and a U-Net corrects the mixture and brings it to full size by convex weights, so that outlines stay sharp.
+Points are judged and corrected from their neighbours and from the picture (a small point network); features on a grid
+at half the picture's size say how well the planes of the nearest points and the triangulated maps suit (a small network
+per candidate); every pixel decides among them, by its own colour too, so that outlines stay sharp; a U-Net corrects.
 Everything runs in log inverse depth relative to the prompt's median: results scale with the prompt, in any unit.
 It takes the place of the pyramid teacher where parameters and training are few (small-model study, section 2).
 """
@@ -24,11 +24,14 @@ from relief3d.data.prompt_candidates import MAP_FEATURES, POINT_FEATURES, Prompt
 _REACH = 0.7
 """Largest change of log inverse depth that a plane may carry from a point to a cell."""
 _FAR = 4.0
-_COLOUR = 30.0
+_COLOUR = 100.0
 """Weight of a squared difference of colour in the choice among candidates at the start."""
+_DISTANCE = 2.0
+"""Likewise of a squared distance, in spacings of the prompt."""
+_DENSE = -1.5
+"""Logit of the triangulated maps at the start, beside 0 for a point of the same colour at no distance."""
 _AGREE = 0.05
 """Candidates this close to the chosen one (log inverse depth, plus the prompt's noise) count much in the mixture."""
-_SHIFTS = 9
 _GLOBAL = 2
 """Maps of one value: how noisy the prompt is, and how dense."""
 
@@ -41,6 +44,7 @@ class RefinerConfig:
         widths: channels at strides 2, 4, 8, ...
         blocks: residual blocks at every stride, on the way down.
         key: channels by which cells and points are compared.
+        fine: channels by which pixels and points are compared.
         point: channels of the point network.
         guides: further dense maps of log inverse depth that it may choose from (PDSA and GMDR of a prior: 2).
     """
@@ -48,12 +52,13 @@ class RefinerConfig:
     widths: tuple[int, ...] = (24, 48, 96, 128, 160)
     blocks: tuple[int, ...] = (1, 1, 2, 2, 2)
     key: int = 16
+    fine: int = 8
     point: int = 48
     guides: int = 0
 
 
 SIZES: dict[str, RefinerConfig] = {
-    "nano": RefinerConfig((8, 12, 16), (1, 1, 1), key=4, point=8),
+    "nano": RefinerConfig((8, 12, 16), (1, 1, 1), key=4, fine=4, point=8),
     "micro": RefinerConfig((16, 32, 64, 96), (1, 1, 1, 1), key=8, point=32),
     "mini": RefinerConfig(),
     "small": RefinerConfig((32, 64, 128, 192, 256), (1, 2, 2, 3, 3), key=24, point=64),
@@ -79,10 +84,10 @@ class Refined:
     Attributes:
         log_inverse: (B, H, W) log inverse depth relative to the prompt's median.
         log_error: (B, H, W) log of the expected absolute error of it (Laplace).
-        mixture: (B, h, w) the choice among candidates, before correction.
+        mixture: (B, H, W) the choice among candidates, before correction.
         doubt: (B, P) logit that a point is wrong; padding holds whatever comes out.
-        candidates: (B, C, h, w) log inverse depth of all candidates.
-        log_weight: (B, C, h, w) log probability of each of them.
+        candidates: (B, C, H, W) log inverse depth of all candidates.
+        log_weight: (B, C, H, W) log probability of each of them.
     """
 
     log_inverse: Tensor
@@ -154,25 +159,25 @@ class PromptRefiner(nn.Module):
         dense = MAP_FEATURES + config.guides
         self.features = _Pyramid(12 + dense + _GLOBAL, config.widths, config.blocks)
         self.to_key = nn.Conv2d(base, key, 1)
+        self.to_fine = nn.Conv2d(base, 4 * config.fine, 1)
         self.see = nn.Conv2d(base, point, 1)
         self.message = _mlp(2 * POINT_FEATURES + 3, point, point)
-        self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key)
+        self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key + config.fine)
         self.choose = _mlp(10, 24, 1)
         # What speaks against a candidate before anything is learned: another colour, and distance.
         self.against_colour = nn.Parameter(torch.tensor(math.log(_COLOUR)))
-        self.against_distance = nn.Parameter(torch.tensor(0.0))
-        self.dense_logits = nn.Conv2d(base, 2 + config.guides, 1)
-        self.correct = _Pyramid(base + dense + _GLOBAL + 4, config.widths[:3], (1,) * len(config.widths[:3]))
-        self.last = nn.Conv2d(base, 2 + 4 * _SHIFTS, 3, padding=1)
+        self.against_distance = nn.Parameter(torch.tensor(math.log(_DISTANCE)))
+        self.dense_logits = nn.Conv2d(base, 4 * (2 + config.guides), 1)
+        self.correct = _Pyramid(base + dense + _GLOBAL + 7, config.widths[:3], (1,) * len(config.widths[:3]))
+        self.last = nn.Conv2d(base, 8, 3, padding=1)
         for layer in (self.last, self.judge[-1], self.choose[-1]):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.mul_(0.05)
-        assert self.last.bias is not None
-        with torch.no_grad():
-            self.last.bias[2:] = _bilinear_logits()
+        assert self.dense_logits.bias is not None
+        nn.init.constant_(self.dense_logits.bias, _DENSE)
 
     def forward(self, image: Tensor, prompt: PromptCandidates, guides: Tensor | None = None) -> Refined:
         """Dense log inverse depth.
@@ -190,12 +195,13 @@ class PromptRefiner(nn.Module):
         table, doubt = self._points(image, seen, prompt)
         values, log_weight = self._choice(image, seen, table, prompt, maps)
         mixture, spread, certain = _settled(values, log_weight, prompt.noise)
-        inside = torch.stack([mixture, spread, certain, mixture - maps[:, 1]], 1)
+        coarse = F.avg_pool2d(torch.stack([spread, certain, mixture], 1), 2)
+        coarse[:, 2] = coarse[:, 2] - maps[:, 1]
+        inside = torch.cat([F.pixel_unshuffle(mixture[:, None], 2), coarse], 1)
         out = self.last(F.relu(self.correct(torch.cat([F.relu(seen), told, inside], 1))))
-        value = mixture + out[:, 0]
         return Refined(
-            _enlarge(value, out[:, 2:]),
-            _enlarge(out[:, 1].clamp(-8, 3), out[:, 2:]),
+            mixture + F.pixel_shuffle(out[:, :4], 2)[:, 0],
+            F.pixel_shuffle(out[:, 4:].clamp(-8, 3), 2)[:, 0],
             mixture,
             doubt,
             values,
@@ -203,7 +209,7 @@ class PromptRefiner(nn.Module):
         )
 
     def _points(self, image: Tensor, seen: Tensor, prompt: PromptCandidates) -> tuple[Tensor, Tensor]:
-        """(B, P, 8 + key) table of points: x, y, value, slope (2), trust, colour... and (B, P) doubt."""
+        """(B, P, 9 + key + fine) table: x, y, value, slope (2), trust, colour (3), keys; and (B, P) doubt."""
         B, P = prompt.value.shape
         stride = prompt.stride
         h, w = seen.shape[-2:]
@@ -224,8 +230,9 @@ class PromptRefiner(nn.Module):
         )
         pooled = torch.cat([message.mean(2), message.amax(2)], -1)
         judged = self.judge(torch.cat([pooled, looks, features], -1))
-        small = F.avg_pool2d(image, stride)
-        colour = _rows(small.flatten(2).transpose(1, 2), cell)
+        pixel = prompt.xy.long()
+        pixel = pixel[..., 1] * image.shape[-1] + pixel[..., 0]
+        colour = _rows(image.flatten(2).transpose(1, 2), pixel.clamp(0, image[0, 0].numel() - 1))
         value = prompt.value + judged[..., 1]
         keep = torch.sigmoid(judged[..., 2:3] + 2)
         table = torch.cat(
@@ -236,7 +243,7 @@ class PromptRefiner(nn.Module):
     def _choice(
         self, image: Tensor, seen: Tensor, table: Tensor, prompt: PromptCandidates, maps: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) each: log inverse depth of the candidates and the log of their weights, which sum to one."""
+        """(B, C, H, W) each: log inverse depth of the candidates and the log of their weights, which sum to one."""
         B, K, h, w = prompt.nearest.shape
         stride = prompt.stride
         rows = _rows(table, prompt.nearest.reshape(B, -1)).reshape(B, K, h * w, -1)
@@ -249,14 +256,15 @@ class PromptRefiner(nn.Module):
         value = rows[..., 2] + carried
         colour = F.avg_pool2d(image, stride).flatten(2).transpose(1, 2)[:, None]
         key = self.to_key(seen).flatten(2).transpose(1, 2)[:, None]
-        dense = torch.cat([maps[:, 0:2], maps[:, 4:]], 1).flatten(2)
-        offset = value - dense[:, 1:2]
+        dense = torch.cat([maps[:, 0:2], maps[:, 4:]], 1)
+        offset = value - dense.flatten(2)[:, 1:2]
+        keys = self.config.key
         said = torch.stack(
             [
                 (rows[..., 6:9] - colour).abs().sum(-1),
                 (rows[..., 6:9] - colour).square().sum(-1),
-                (rows[..., 9:] - key).square().mean(-1),
-                (rows[..., 9:] * key).mean(-1),
+                (rows[..., 9 : 9 + keys] - key).square().mean(-1),
+                (rows[..., 9 : 9 + keys] * key).mean(-1),
                 step.norm(dim=-1) / prompt.spacing[:, None, None],
                 rows[..., 5],
                 offset.clamp(-2, 2),
@@ -266,15 +274,27 @@ class PromptRefiner(nn.Module):
             ],
             -1,
         )
-        logits = self.choose(said)[..., 0]
-        logits = (
-            logits
-            - self.against_colour.exp() * said[..., 1]
-            - self.against_distance.exp() * said[..., 4] ** 2
-        )
-        logits = torch.cat([logits, self.dense_logits(seen).flatten(2)], 1)
-        values = torch.cat([value, dense], 1)
-        return values.reshape(B, -1, h, w), logits.float().log_softmax(1).reshape(B, -1, h, w)
+        logits = self.choose(said)[..., 0] - self.against_distance.exp() * said[..., 4] ** 2
+        # The four pixels of every cell: (B, K, 4, h * w).
+        within = torch.tensor([(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)], device=image.device)
+        fine_carried = ((step[:, :, None] + within[:, None]) * rows[:, :, None, :, 3:5]).sum(-1)
+        fine_value = rows[:, :, None, :, 2] + fine_carried.clamp(-_REACH, _REACH)
+        pixels = F.pixel_unshuffle(image, 2).reshape(B, 3, 1, 4, h * w)
+        theirs = rows[..., 6:9].permute(3, 0, 1, 2)
+        unlike = sum((theirs[c][:, :, None] - pixels[:, c]).square() for c in range(3))
+        looks = self.to_fine(seen).reshape(B, -1, 4, h * w)
+        alike = torch.einsum("bkpe,besp->bksp", rows[..., 9 + keys :].to(looks.dtype), looks)
+        fine = logits[:, :, None] - self.against_colour.exp() * unlike + alike
+        dense_fine = F.interpolate(dense, scale_factor=2, mode="bilinear", align_corners=False)
+        dense_logits = F.pixel_shuffle(self.dense_logits(seen), 2)
+        log_weight = torch.cat([_pixels(fine, h, w), dense_logits.float()], 1).log_softmax(1)
+        return torch.cat([_pixels(fine_value, h, w), dense_fine.float()], 1), log_weight
+
+
+def _pixels(values: Tensor, height: int, width: int) -> Tensor:
+    """(B, K, 4, h * w), the pixels of every cell, to (B, K, 2h, 2w)."""
+    B, K = values.shape[:2]
+    return F.pixel_shuffle(values.reshape(B, 4 * K, height, width).float(), 2)
 
 
 def _settled(values: Tensor, log_weight: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -310,33 +330,8 @@ def _told(prompt: PromptCandidates, maps: Tensor) -> Tensor:
     return torch.stack([noise, spacing], 1)[..., None, None].expand(-1, -1, *maps.shape[-2:]).to(maps)
 
 
-def _bilinear_logits() -> Tensor:
-    """(36,) logits of :func:`_enlarge` with which it interpolates linearly between cell centres."""
-    out = torch.full((2, 2, 3, 3), -6.0)
-    for row in range(2):
-        for col in range(2):
-            y, x = (0, 1) if row == 0 else (1, 2), (0, 1) if col == 0 else (1, 2)
-            for i, wy in zip(y, (0.25, 0.75) if row == 0 else (0.75, 0.25), strict=True):
-                for j, wx in zip(x, (0.25, 0.75) if col == 0 else (0.75, 0.25), strict=True):
-                    out[row, col, i, j] = torch.log(torch.tensor(wy * wx))
-    return out.reshape(-1)
-
-
 def _rows(table: Tensor, index: Tensor) -> Tensor:
     """(B, N, C) and (B, Q) int64 -> (B, Q, C); one ``index_select`` of rows, which is much faster than ``gather``."""
     B, N, C = table.shape
     flat = (index + torch.arange(B, device=index.device)[:, None] * N).reshape(-1)
     return table.reshape(B * N, C).index_select(0, flat).reshape(B, -1, C)
-
-
-def _enlarge(value: Tensor, logits: Tensor) -> Tensor:
-    """(B, h, w) to (B, 2h, 2w): every fine pixel is a convex mixture of the 3 x 3 cells around its own.
-
-    Args:
-        value: coarse map.
-        logits: (B, 4 * 9, h, w).
-    """
-    B, h, w = value.shape
-    near = F.unfold(F.pad(value[:, None], (1, 1, 1, 1), mode="replicate"), 3).reshape(B, 1, _SHIFTS, h, w)
-    weight = logits.reshape(B, 4, _SHIFTS, h, w).softmax(2)
-    return F.pixel_shuffle((weight * near).sum(2), 2)[:, 0]
