@@ -43,6 +43,11 @@ LABELERS: dict[str, Entry] = {
         "depth, cameras and confidence by relief3d's multi-view networks: VGGT, pi3, Pi3X, Reliev3R",
         "model=FILE of weights, or a name of 'relief3d models list'",
     ),
+    "own-metric": Entry(
+        _HERE + "own_metric:OwnMetric",
+        "metric depth by relief3d's own networks: a teacher told part of the raw depth, or a student; checked by it",
+        "views with depth (teacher); model=NAME of 'relief3d models list' or FILE of weights",
+    ),
     "moge": Entry(
         _HERE + "moge:MogeFolder",
         "MoGe / MoGe-2 depth and field of view from files in MoGe's layouts",

@@ -82,11 +82,13 @@ class MetricRunOptions:
         side: longer side in pixels at which a prompt-refiner works.
         pixels: that a pyramid network sees, relative to its own resolution.
         tokens: of a point-map network.
+        masked: a point-map network's depth is 0 where it sees no surface; otherwise its raw values stay.
     """
 
     side: int | None = None
     pixels: float | None = None
     tokens: int | None = None
+    masked: bool = True
 
 
 def find_metric(
@@ -236,7 +238,9 @@ def open_metric(
         pointmap = load_pointmap(
             weights.file, config=_pointmap_config(weights), device=device, announce=announce
         )
-        return MetricEstimator(weights, PointMapModel(pointmap, tokens=options.tokens), device)
+        return MetricEstimator(
+            weights, PointMapModel(pointmap, tokens=options.tokens, masked=options.masked), device
+        )
     own = None if size is None else sizes[kind](size)
     pyramid = load_pyramid(weights.file, config=own, device=device, announce=announce)
     running = PyramidOptions(pixels=options.pixels or 1.0)

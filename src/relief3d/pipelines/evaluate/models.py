@@ -10,8 +10,18 @@ from pathlib import Path
 from relief3d.core.errors import InputError
 from relief3d.eval.protocols.base import Model, Task
 from relief3d.eval.runner import Oracle
+from relief3d.models.metric.opening import find_metric
+from relief3d.models.packaged import PLAIN, PROMPTED, PURPOSES
 from relief3d.pipelines.evaluate import baselines
 from relief3d.pipelines.evaluate.main_job import main_job
+from relief3d.pipelines.evaluate.networks import (
+    PLAIN_TASKS,
+    PREFIX,
+    PROMPTED_TASKS,
+    metric_key,
+    metric_model,
+    metric_tasks,
+)
 
 PICTURE_TASKS: tuple[Task, ...] = (
     "views", "video_depth", "cameras", "mono_depth", "mono_points", "intrinsics", "prompted_depth", "runtime",
@@ -31,6 +41,7 @@ class NamedModel:
         make: builds the model; gets a folder for intermediate files.
         oracle: instead of ``make``: sees the truth.
         parallel: several samples may be computed side by side.
+        key: name of its answers in the cache, where weights may change under one name; by default the model's own.
     """
 
     name: str
@@ -39,10 +50,28 @@ class NamedModel:
     make: Callable[[Path], Model] | None = None
     oracle: Oracle | None = None
     parallel: bool = True
+    key: Callable[[], str] | None = None
+
+    @property
+    def cache_name(self) -> str:
+        """Folder of its answers.
+
+        Raises:
+            InputError: it has no weights.
+        """
+        return self.name if self.key is None else self.key()
 
 
 def _plain(model: Model) -> Callable[[Path], Model]:
     return lambda folder: model
+
+
+def _network(name: str, weights: str, tasks: tuple[Task, ...]) -> NamedModel:
+    """Networks answer one sample at a time: torch uses all cores itself."""
+    title = PURPOSES.get(name, f"weights {weights}")
+    return NamedModel(
+        name, title, tasks, metric_model(weights), parallel=False, key=lambda: metric_key(weights)
+    )
 
 
 MODELS: tuple[NamedModel, ...] = (
@@ -73,6 +102,8 @@ MODELS: tuple[NamedModel, ...] = (
         main_job,
         parallel=False,
     ),
+    _network(PROMPTED, PROMPTED, PROMPTED_TASKS),
+    _network(PLAIN, PLAIN, PLAIN_TASKS),
     NamedModel(
         "best-constant", "best constant depth of each sample", DENSE_TASKS, oracle=baselines.best_constant
     ),
@@ -86,7 +117,7 @@ MODELS: tuple[NamedModel, ...] = (
 
 
 def named_model(name: str) -> NamedModel:
-    """The model of that name.
+    """The model of that name; ``metric:FILE`` is any network for metric depth.
 
     Raises:
         InputError: there is none; names the nearest ones.
@@ -94,6 +125,10 @@ def named_model(name: str) -> NamedModel:
     known = {m.name: m for m in MODELS}
     if name in known:
         return known[name]
+    if name.startswith(PREFIX):
+        weights = name.removeprefix(PREFIX)
+        found = find_metric(weights)
+        return _network(PREFIX + found.label, weights, metric_tasks(found))
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
     raise InputError(f"there is no model '{name}'", remedy=hint)

@@ -52,7 +52,7 @@ def evaluate(
     label = config.name or (model.name if model else Path(str(config.predictions)).resolve().name)
     data_key = hashlib.sha256(described[1].encode()).hexdigest()[:12]
     # Answers belong to the model, whatever it is called in the table.
-    owner = _file_name(label) if model is None else model.name
+    owner = _file_name(label if model is None else model.cache_name)
     cache = config.cache / protocol.name / owner / data_key
     outcome = _run(protocol, chosen, model, config, cache, data_key, progress)
     deviation = None if config.data is None else protocol.deviation(config.data, samples)

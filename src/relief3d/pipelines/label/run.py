@@ -14,6 +14,7 @@ from relief3d.labelling.registry import format_list, parse_options
 from relief3d.labelling.run import LabelSettings, format_summary, label_scenes
 from relief3d.labelling.sources import DatasetScenes, FolderScenes, SceneSource
 from relief3d.pipelines.label.config import LabelConfig
+from relief3d.pipelines.label.quality import quality_report
 
 
 def list_labelers() -> str:
@@ -42,7 +43,9 @@ def run_label(
     )
     scenes = _scenes(source, config)
     summary = label_scenes(scenes, out, spec, settings, seed=config.seed, progress=progress)
-    return format_summary(summary, out), summary.complete
+    report = quality_report(out)
+    text = format_summary(summary, out)
+    return (text if report is None else f"{text}\n{report}"), summary.complete
 
 
 def _scenes(source: Path, config: LabelConfig) -> SceneSource:
