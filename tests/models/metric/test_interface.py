@@ -86,13 +86,17 @@ def test_what_is_refused() -> None:
             check_pictures(torch.zeros(shape))
     with pytest.raises(InputError, match="not finite"):
         check_pictures(torch.full((1, 3, 2, 2), float("nan")))
+    for values in (torch.full((1, 3, 2, 2), 255.0), torch.full((1, 3, 2, 2), -0.5)):
+        with pytest.raises(InputError, match="divide 8-bit values by 255, and do not normalise"):
+            check_pictures(values)
+    check_pictures(torch.tensor([-0.1, 0.0, 1.1]).view(1, 3, 1, 1))
     good = torch.rand(1, 3, 4, 5)
     check_condition(good, 1)
     for bad, message in (
         (good[0], r"\(1, 3, h, w\)"),
         (good.expand(2, -1, -1, -1), r"\(1, 3, h, w\)"),
         (-good, "0 or more"),
-        (good * torch.tensor([1.0, 1.0, 9.0]).view(3, 1, 1), "mask in"),
+        (torch.ones(1, 3, 4, 5) * torch.tensor([1.0, 1.0, 1.01]).view(3, 1, 1), "mask in"),
         (good / 0, "finite"),
         (good > 0, "floating-point"),
     ):

@@ -196,6 +196,34 @@ def test_odd_sizes_are_answered(student: DepthMap, size: tuple[int, int]) -> Non
     assert float(found.depth.min()) >= 1e-3 * 0.99 and float(found.depth.max()) <= 1e3 * 1.01
 
 
+@pytest.mark.parametrize("degrees", [-5.0, 0.0, 200.0, 400.0, float("nan")])
+def test_an_impossible_field_of_view_is_a_guess_and_given_ones_still_count(degrees: float) -> None:
+    torch.manual_seed(0)
+    network = DepthPro(depth_pro_config("nano"))
+    last = network.fov.head[-1]
+    assert isinstance(last, torch.nn.Conv2d) and last.bias is not None
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.constant_(last.bias, degrees)
+    model = DepthProModel(network)
+    with pytest.warns(GuessedFocalWarning):
+        found = model.predict(picture(8, 12))
+    assert found.focal_sources == ("guessed",) and found.focal.tolist() == [12.0]
+    assert bool(torch.isfinite(found.depth).all())
+    assert model.predict(picture(8, 12), Focal.given(30.0)).focal_sources == ("given",)
+
+
+def test_depth_is_limited_as_published(student: DepthMap, teacher: Teacher) -> None:
+    """0.001 to 1000 m for the student, 0.0001 to 10000 m for the others (3.7, 5.6)."""
+    images = picture(8, 8)
+    for model, limits in (
+        (DepthMapModel(student).predict, (1e-3, 1e3)),
+        (lambda x, f: TeacherModel(teacher).predict(x, torch.zeros(1, 3, 8, 8), f), (1e-4, 1e4)),
+        (DepthProModel(DepthPro(depth_pro_config("nano"))).predict, (1e-4, 1e4)),
+    ):
+        ends = [float(model(images, Focal.given(f)).depth.median()) for f in (1e-9, 1e9)]
+        assert ends == pytest.approx(list(limits), rel=1e-4)
+
+
 def test_low_memory_says_the_same_and_wrapping_knows_its_networks(
     student: DepthMap, teacher: Teacher
 ) -> None:

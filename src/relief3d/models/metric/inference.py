@@ -144,7 +144,9 @@ class DepthProModel(_PyramidModel):
         out = self._run(images)
         if out.fov_deg is not None:
             found = focal_from_fov(out.fov_deg, int(images.shape[-1]))
-            predicted = Focal.given(found, "predicted")
+            # A field of view that no camera has says nothing: the focal length is then a guess like any other.
+            sense = (out.fov_deg > 0) & (out.fov_deg < 180)
+            predicted = Focal.given(torch.where(sense, found, torch.zeros_like(found)), "predicted")
             focal = predicted if focal is None else focal.or_else(predicted)
         return self._in_metres(out, complete_focal(focal, images), images)
 

@@ -30,6 +30,10 @@ _SOURCES: dict[KSource, FocalSource] = {
 }
 
 
+_BEYOND = 0.2
+"""How far values may lie outside of [0, 1], as resizing with a sharp filter leaves them."""
+
+
 class GuessedFocalWarning(UserWarning):
     """The focal length is a guess, so depth is right only up to one unknown factor."""
 
@@ -183,7 +187,7 @@ def check_pictures(images: Tensor) -> None:
     """Refuse what no network can take.
 
     Raises:
-        InputError: not (B, 3, H, W), empty, not floating-point, or with values that are not finite.
+        InputError: not (B, 3, H, W), empty, not floating-point, with values that are not finite, or far from [0, 1].
     """
     if not images.is_floating_point():
         raise InputError(
@@ -197,6 +201,12 @@ def check_pictures(images: Tensor) -> None:
         )
     if not bool(torch.isfinite(images).all()):
         raise InputError("pictures hold values that are not finite")
+    low, high = (float(v) for v in images.aminmax())
+    if low < -_BEYOND or high > 1 + _BEYOND:
+        raise InputError(
+            f"pictures must be in [0, 1], but reach from {low:.3g} to {high:.3g}",
+            remedy="divide 8-bit values by 255, and do not normalise: the network does",
+        )
 
 
 def check_condition(condition: Tensor, count: int) -> None:
