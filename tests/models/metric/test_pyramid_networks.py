@@ -228,6 +228,16 @@ def test_hooks_are_raw_outputs_and_the_rest_is_normed() -> None:
     assert torch.equal(taken["upsample2"], taken["upsample_lowres"])
 
 
+def test_the_field_of_view_does_not_teach_the_decoder() -> None:
+    """Its head sees the coarsest features without their gradient (3.6)."""
+    network = shaken(build("depth_pro"))
+    fov = network(pictures()).fov_deg
+    assert fov is not None
+    fov.sum().backward()
+    assert network.fov.downsample[0].weight.grad is not None
+    assert all(p.grad is None for part in (network.encoder, network.decoder) for p in part.parameters())
+
+
 @pytest.mark.parametrize("injection", ["dpt", "adaln"])
 def test_forgotten_activations_give_the_same_gradients(injection: InjectionKind) -> None:
     network = shaken(build("teacher", injection=injection))
