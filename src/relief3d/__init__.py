@@ -25,6 +25,7 @@ _LAZY = {
     "load_scene": "relief3d.pipelines.reconstruct",
     "reconstruct": "relief3d.pipelines.reconstruct",
     "ReconstructConfig": "relief3d.pipelines.reconstruct",
+    "open_depth_model": "relief3d.pipelines.depth.api",
     "open_viewer": "relief3d.viewer",
 }
 
@@ -43,6 +44,7 @@ __all__ = [
     "View",
     "__version__",
     "load_scene",
+    "open_depth_model",
     "open_viewer",
     "reconstruct",
 ]
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
         View,
     )
     from relief3d.core.errors import InputError, ReliefError
+    from relief3d.pipelines.depth.api import open_depth_model
     from relief3d.pipelines.reconstruct import ReconstructConfig, load_scene, reconstruct
     from relief3d.viewer import open_viewer
 
