@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from relief3d.core.errors import InputError
 from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.eval.metrics.depth_errors import depth_errors
 from relief3d.eval.metrics.intrinsics import fov_degrees
@@ -58,7 +59,7 @@ def held_out_pictures(root: str | Path, config: StudentEvaluation) -> HeldOutPic
     """The held-out pictures, of one size; those that show almost nothing but sky are left out.
 
     Raises:
-        InputError: a damaged file.
+        InputError: a damaged file, or nothing is left.
     """
     found = []
     for rule in config.pictures:
@@ -67,6 +68,8 @@ def held_out_pictures(root: str | Path, config: StudentEvaluation) -> HeldOutPic
             picture = source.picture(n)
             if float((picture.depth > 0).float().mean()) >= LEAST_SHARE:
                 found.append((picture, rule.place(source.place(n)[1])[0]))
+    if not found:
+        raise InputError("the held-out pictures show almost nothing but sky", remedy="evaluation.pictures")
     return HeldOutPictures(
         torch.cat([p.image for p, _ in found]).float() / 255,
         torch.cat([p.depth for p, _ in found]),
