@@ -100,3 +100,9 @@ def test_what_cannot_be_exported_or_read_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(onnx_export, "require", absent)
     with pytest.raises(MissingExtraError, match="onnx"):
         export_onnx(network, tmp_path / "x.onnx", (5, 5), tokens=2)
+
+
+def test_a_missing_folder_is_said_before_work_begins(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no such folder"):
+        export_onnx(point_map(), tmp_path / "none" / "a.onnx", (37, 58))
+    assert not (tmp_path / "none").exists()

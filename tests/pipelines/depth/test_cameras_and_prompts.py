@@ -9,9 +9,10 @@ import pytest
 
 from corpora.commands import photo
 from corpora.depth_networks import sparse
-from relief3d.core.contract import Camera, Distortion, View
+from relief3d.core.contract import Camera, Distortion, PointCloud, View
 from relief3d.core.errors import InputError
-from relief3d.geometry.projection import intrinsics
+from relief3d.geometry.projection import depth_to_points, intrinsics
+from relief3d.io.ply import write_ply
 from relief3d.pipelines.depth.cameras import GivenIntrinsics, camera_notes, parse_intrinsics
 from relief3d.pipelines.depth.prompts import find_prompts, read_prompt
 
@@ -99,3 +100,12 @@ def test_units_that_may_be_wrong_are_mentioned(tmp_path: Path, factor: float | N
     camera = Camera(*SIZE)
     assert any(says in note for note in read_prompt(tmp_path / "p.npy", camera, None).notes)
     assert read_prompt(tmp_path / "p.npy", camera, 0.01).notes == ()
+
+
+def test_a_cloud_and_a_bent_lens_are_mentioned(tmp_path: Path) -> None:
+    K, depth = intrinsics(50, 50, 24, 18), sparse(36, 48)
+    write_ply(tmp_path / "p.ply", PointCloud(depth_to_points(depth.double(), K)[depth > 0].float()))
+    plain = Camera(*SIZE, K=K)
+    assert read_prompt(tmp_path / "p.ply", plain, None).notes == ()
+    bent = plain.replace(distortion=Distortion("opencv", (0.1, 0.0, 0.0, 0.0)))
+    assert "without the distortion" in read_prompt(tmp_path / "p.ply", bent, None).notes[0]

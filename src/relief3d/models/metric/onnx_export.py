@@ -63,11 +63,13 @@ def export_onnx(
 
     Raises:
         MissingExtraError: onnx or onnxscript is not installed.
-        InputError: a network that is not exportable, or a size that it cannot take.
+        InputError: a network that is not exportable, a size that it cannot take, or no such folder.
     """
     for package in ("onnx", "onnxscript"):
         require(package, extra="onnx", purpose="writing ONNX files")
     path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError("there is no such folder", path=path.parent, remedy="make it first")
     arguments, facts = _held(network, size, tokens)
     device = next(network.parameters()).device
     images = torch.zeros(batch, 3, *size, device=device)

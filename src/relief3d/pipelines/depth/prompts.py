@@ -114,10 +114,16 @@ def _from_cloud(path: Path, camera: Camera, size: tuple[int, int], scale: float 
     if xyz is None:
         xyz = getattr(read, "vertices")  # noqa: B009 (a mesh: its corners)
     factor = 1.0 if scale is None else scale
-    return MetricPrompt.from_point_cloud(
+    prompt = MetricPrompt.from_point_cloud(
         xyz.double() * factor,
         camera.K,
         torch.eye(4, dtype=torch.float64),
         size,
         unit=None if scale is None else "m",
+    )
+    if camera.distortion is None or camera.distortion.is_identity:
+        return prompt
+    return replace(
+        prompt,
+        notes=(*prompt.notes, "the cloud was drawn into the picture without the distortion of its lens"),
     )
