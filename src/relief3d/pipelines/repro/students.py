@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from relief3d.core.errors import InputError
+from relief3d.data.photometric import Photometric
 from relief3d.losses.moge_local import PatchOptions
 from relief3d.methods.metric_anything.pictures import PictureSet
 from relief3d.methods.metric_anything.students.config import (
@@ -61,9 +62,9 @@ class StudentPreset:
 
     depthmap: Size = "nano"
     pointmap: Size = "micro"
-    steps: int = 200
-    point_steps: int = 240
-    batch: int = 8
+    steps: int = 500
+    point_steps: int = 500
+    batch: int = 4
     shape: tuple[int, int] = (64, 80)
     tokens: tuple[int, int] = (20, 30)
     losses: PointLosses = _POINT_LOSSES
@@ -143,6 +144,9 @@ def _common(budget: Budget, base: StudentConfig, labels: Labels, steps: int, lr:
         "hold_out": (prompted.HELD_OUT,),
         "shape": s.shape,
         "batch": s.batch,
+        # Two thousand samples are too few to learn that light, colours and lenses do not matter.
+        "colours": Photometric(probability=0.0),
+        "zoom": (0.8, 1.0),
         # A placeholder stands for the teacher's weights, which lie elsewhere in every folder of runs.
         "labels": LabelConfig(
             labels, severity=SEVERITY, points=s.points, teacher=TEACHER if labels == "teacher" else ""

@@ -30,6 +30,10 @@ FAMILIES: tuple[Family, ...] = ("room", "objects", "street", "outdoor")
 COLOURS = Photometric(
     probability=0.8, shared=1.0, hue=0.03, gamma=0.3, grey=0.05, blur=0.7, noise=0.03, jpeg=0.4
 )
+GENTLE = Photometric(
+    probability=0.5, shared=1.0, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, gamma=0.2, blur=0.5,
+    noise=0.02, jpeg=0.2,
+)  # fmt: skip
 SMOKE_SETS = tuple(
     PictureSet((family,), 2, size=(48, 64), lidar=(0, 0), texture_size=64) for family in FAMILIES[:2]
 )
@@ -136,7 +140,9 @@ def pointmap(size: Size, budget: Budget) -> PointMapStudentConfig:
     losses = PointLosses(resolution=10, patches=(), metric_scale=0.0, metric_depth=1.0, rays=1.0)
     if budget == "gpu":
         losses = replace(losses, resolution=24, patches=(PatchOptions(4, 12, 8), PatchOptions(16, 8, 32)))
-    steps, batch = {"mini": (2200, 8), "gpu": (15_000, 64)}[budget]
+    steps, batch = {"mini": (4400, 4), "gpu": (15_000, 64)}[budget]
+    if budget == "mini":  # few samples: small batches, and less that does not matter to learn
+        base = replace(base, colours=GENTLE, zoom=(0.6, 1.0))
     return replace(base, batch=batch, losses=losses, train=_small_train(steps, budget, 1e-3))
 
 

@@ -1,0 +1,78 @@
+"""Tables of the students at budget smoke: every arm runs, networks are shared, and the paper's columns exist."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from relief3d.core.progress import SilentProgress
+from relief3d.eval.published.registry import load_tables
+from relief3d.io.json_file import read_json_object
+from relief3d.pipelines.repro import run
+from relief3d.pipelines.repro.experiment import Experiment
+from relief3d.pipelines.repro.experiments import metric_students as tables
+from relief3d.pipelines.repro.students import TEACHER, depthmap_config, pointmap_config
+from relief3d.train.recipe import Budget
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One folder of runs and pictures for all tables, as one command has."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("students")
+        patch.setenv("RELIEF3D_CACHE", str(folder / "cache"))
+        yield folder
+
+
+def networks(place: Path) -> list[str]:
+    found = place.glob("runs/metric_anything/smoke/shared/networks/*")
+    return sorted(f.name for f in found if f.name.startswith("metric-student"))
+
+
+@pytest.mark.parametrize("experiment", tables.EXPERIMENTS, ids=lambda e: e.name)
+def test_every_arm_runs(place: Path, experiment: Experiment) -> None:
+    before = networks(place)
+    found = run.run_experiment(
+        experiment, "smoke", place, device="cpu", command=["test"], progress=SilentProgress()
+    )
+    numbers = [n for arm in found["arms"].values() for n in arm["per_seed"].values()]
+    assert all(any(math.isfinite(v) for v in n.values()) for n in numbers)
+    made = set(networks(place)) - set(before)
+    if experiment.name in ("student_decoders", "student_scaling_trend", "student_label_depths"):
+        assert not made  # they read what other tables have trained
+    if experiment.name == "student_scaling":
+        assert len(made) == len(tables.SHARES) - 1  # all of the data is an arm of the first table
+
+
+def test_labels_of_all_arms_come_from_one_teacher(place: Path) -> None:
+    run.run_experiment(
+        tables.PERCENTILE_TABLE, "smoke", place, device="cpu", command=["test"], progress=SilentProgress()
+    )
+    shared = place / "runs" / "metric_anything" / "smoke" / "shared" / "networks"
+    assert len(list(shared.glob("metric-teacher-*"))) == 1
+    settled = read_json_object(
+        place / "runs" / "metric_anything" / "smoke" / "student_label_depths" / "parameters.json"
+    )
+    arm = settled["parameters"]["arms"]["teacher"]
+    assert arm["labels"]["teacher"] == TEACHER and arm["teacher"]["train"]["steps"] >= 1
+
+
+@pytest.mark.parametrize("budget", ["smoke", "mini"])
+def test_arms_differ_only_in_what_they_compare(budget: Budget) -> None:
+    raw, taught = (depthmap_config(budget, kind) for kind in ("raw", "teacher"))
+    assert raw.labels.severity == taught.labels.severity and raw.labels.rendered == taught.labels.rendered
+    assert raw.train == taught.train and raw.pictures == taught.pictures and raw.hold_out == ("outdoor",)
+    assert not {f for rule in raw.pictures for f in rule.families} & set(raw.hold_out)
+    assert {r.seed for r in raw.pictures}.isdisjoint({r.seed for r in raw.evaluation.pictures})
+    assert pointmap_config(budget).pictures == raw.pictures
+
+
+def test_published_columns_exist() -> None:
+    known = load_tables()
+    for experiment in tables.EXPERIMENTS:
+        own = {column.key for column in experiment.columns}
+        for key, mapping in experiment.published.items():
+            assert set(mapping) <= own and set(mapping.values()) <= set(known[key].columns)
