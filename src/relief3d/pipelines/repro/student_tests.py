@@ -108,7 +108,7 @@ def label_numbers(
 ) -> dict[str, float]:
     """Percentiles of depth, coverage and errors of labels, over training pictures that have labels of a source."""
     source = PictureSource(pictures_folder(config.folder), config.pictures)
-    labels = LabelSource(source, with_teacher(run, budget, config).labels, run.device)
+    labels = LabelSource(source, with_teacher(run, budget, config).labels)
     real = LabelSource(source, replace(config.labels, kind="raw", teacher=""))
     every = [i for i in chosen_pictures(source, 1.0) if real.source(i) != "rendered"]
     step = max(1, len(every) // compared)

@@ -69,13 +69,12 @@ class StudentStream:
 
     Args:
         config: of the run.
-        device: where a teacher makes labels that are missing.
     """
 
-    def __init__(self, config: StudentConfig, device: str = "cpu") -> None:
+    def __init__(self, config: StudentConfig) -> None:
         self.config = config
         self.pictures = PictureSource(pictures_folder(config.folder), config.pictures)
-        self.labels = LabelSource(self.pictures, config.labels, device)
+        self.labels = LabelSource(self.pictures, config.labels)
 
     @cached_property
     def indices(self) -> list[int]:

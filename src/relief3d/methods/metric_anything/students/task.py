@@ -46,14 +46,13 @@ class StudentTask:
 
     Args:
         config: of the run.
-        device: where it will run; a teacher makes missing labels there.
+        device: where it will run; missing labels are made by the CPU in any case, ahead of it.
     """
 
     name = ""
 
     def __init__(self, config: Any, device: str = "cpu") -> None:
         self.config: StudentConfig = config
-        self.device = "cpu" if device == "auto" else device
 
     def network(self) -> nn.Module:
         """With random weights."""
@@ -66,7 +65,7 @@ class StudentTask:
     @cached_property
     def stream(self) -> StudentStream:
         """The micro-batches by position."""
-        return StudentStream(self.config, self.device)
+        return StudentStream(self.config)
 
     def model(self) -> nn.Module:
         """The network with weights drawn from the run's seed, or those that it starts from.

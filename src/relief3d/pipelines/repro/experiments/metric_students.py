@@ -52,8 +52,8 @@ _PICTURES = (
 )
 _RAW = (
     f"Raw labels are what imitated stereo (half of the pictures) and active sensors give, with {SEVERITY:g} times the "
-    "errors of docs/metric_depth_prompts.md; the teacher is the lean network of the prompted tables, which is told at most "
-    "800 of their points. 15 % of the pictures keep rendered truth in every arm. Where the sky is, is known to all."
+    "errors of docs/metric_depth_prompts.md; the teacher is the lean network of the prompted tables, which is told at "
+    "most 800 of their points. 15 % of the pictures keep rendered truth in every arm. Where the sky is, all know."
 )
 
 
