@@ -21,7 +21,7 @@ from relief3d.core.seeding import derive_seed
 from relief3d.data.prompt_alignment import NEIGHBOURS
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
 from relief3d.data.prompt_interpolation import INTERPOLATORS, spread_prior
-from relief3d.data.prompt_patterns import make_prompt
+from relief3d.data.prompt_patterns import make_prompt, parse_pattern
 from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.eval.metrics.depth import evaluate_depth
 from relief3d.methods.metric_anything.config import RETURNS
@@ -197,7 +197,8 @@ def pattern_prompt(pattern: str, view: Pictures, seed: int) -> Tensor:
 
     Names are those of :func:`relief3d.data.prompt_patterns.make_prompt` (``downscale_8``, ``LiDAR_16``, ``20`` ...), of
     :func:`relief3d.methods.metric_anything.samples.named_prompt` (``keypoints-200-noisy`` ...), and ``lidar_returns``
-    and ``radar_returns`` for the raw returns that are stored with the picture.
+    and ``radar_returns`` for the raw returns that are stored with the picture. A pattern that finds fewer than five
+    points in the picture may give none.
 
     Raises:
         InputError: no such pattern.
@@ -206,7 +207,11 @@ def pattern_prompt(pattern: str, view: Pictures, seed: int) -> Tensor:
         return returns_prompt(view, pattern)
     if "-" in pattern:
         return named_prompt(pattern, view.depth[0], view.image[0], seed)
-    made = make_prompt(pattern, view.depth[0], seed=seed, image=view.image[0])
+    parse_pattern(pattern)
+    try:
+        made = make_prompt(pattern, view.depth[0], seed=seed, image=view.image[0])
+    except InputError:  # of fewer than five points: the caller leaves the picture out
+        return torch.zeros_like(view.depth[0])
     return torch.where(made.mask, made.depth, torch.zeros_like(made.depth))
 
 

@@ -23,6 +23,7 @@ class ArmRun:
         device: cpu, cuda, mps or auto.
         progress: the console.
         shared: folder that all runs of a paper and budget share, see :mod:`relief3d.pipelines.repro.trained`.
+        budget: named in what the run writes.
     """
 
     folder: Path
@@ -30,6 +31,7 @@ class ArmRun:
     device: str
     progress: Progress
     shared: Path
+    budget: Budget = "smoke"
 
 
 @dataclass(frozen=True)

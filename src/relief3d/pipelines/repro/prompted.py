@@ -63,7 +63,7 @@ class Preset:
     """Sizes of all runs at a budget.
 
     Attributes:
-        small, size, large: of the lean network; the middle one is the main one.
+        small, size: of the lean network; the second one is the main one.
         pyramid: size of the pyramid network.
         worlds: per family, all of the data.
         views: per world.
@@ -80,7 +80,6 @@ class Preset:
 
     small: Size = "nano"
     size: Size = "micro"
-    large: Size = "mini"
     pyramid: Size = "nano"
     worlds: int = 60
     views: int = 4
@@ -128,7 +127,6 @@ class Preset:
 PRESETS: Mapping[Budget, Preset] = {
     "smoke": Preset(
         size="nano",
-        large="nano",
         worlds=2,
         views=2,
         picture=(48, 64),

@@ -105,9 +105,8 @@ def run_experiment(
     for arm in plan.arms:
         for seed in _seeds(arm, plan):
             place = folder / arm.name / f"seed_{seed}"
-            done.setdefault(arm.name, {})[seed] = _one(
-                experiment, arm, ArmRun(place, seed, device, progress, folder.parent / SHARED), command
-            )
+            job = ArmRun(place, seed, device, progress, folder.parent / SHARED, budget)
+            done.setdefault(arm.name, {})[seed] = _one(experiment, arm, job, command)
     return _summary(experiment, budget, plan, done, settled, command)
 
 

@@ -30,7 +30,7 @@ from relief3d.pipelines.train.registry import find_recipe
 from relief3d.pipelines.train.run import train
 from relief3d.pipelines.train.run_folder import RunSpec, claim
 from relief3d.train.fingerprint import MAY_CHANGE
-from relief3d.train.recipe import Budget, Recipe, Size
+from relief3d.train.recipe import Recipe, Size
 
 NETWORKS = "networks"
 _TIMES = "seconds.json"
@@ -60,7 +60,6 @@ def trained_network(
     recipe: str,
     size: Size,
     config: Any,
-    budget: Budget = "smoke",
     *,
     seed: int | None = None,
 ) -> TrainedNetwork:
@@ -71,7 +70,6 @@ def trained_network(
         recipe: name.
         size: of the network.
         config: of the recipe; its seed is replaced.
-        budget: named in the card; what counts are the values of ``config``.
         seed: of training; None: that of the run.
 
     Raises:
@@ -83,7 +81,7 @@ def trained_network(
     config = replace(config, train=replace(config.train, seed=run.seed if seed is None else seed))
     folder = run.shared / NETWORKS / network_name(made, size, config, run.shared)
     if not (folder / CARD_FILE).is_file():
-        _train(made, size, budget, config, folder, run)
+        _train(made, size, config, folder, run)
     else:
         run.progress.message(f"{folder.name}: trained before")
     return _read(made, config, folder, run)
@@ -126,8 +124,8 @@ def _places(value: Any, shared: Path) -> Any:
     return value
 
 
-def _train(recipe: Recipe, size: Size, budget: Budget, config: Any, folder: Path, run: ArmRun) -> None:
-    spec = claim(folder, RunSpec(recipe, size, budget, config, commit()), run.progress.message)
+def _train(recipe: Recipe, size: Size, config: Any, folder: Path, run: ArmRun) -> None:
+    spec = claim(folder, RunSpec(recipe, size, run.budget, config, commit()), run.progress.message)
     began = time.perf_counter()
     try:
         train(spec, folder, run.device, run.progress)

@@ -326,11 +326,11 @@ INJECTION_TABLE = Experiment(
 
 
 def plan_sizes(budget: Budget) -> ExperimentPlan:
-    """The lean network in three sizes and the pyramid, on the same samples."""
+    """The lean network in two sizes and the pyramid, on the same samples."""
     p = preset(budget)
     scores = Scores(p.test(), PAPER_PATTERNS)
     arms = []
-    named = {"small": p.small, "main": p.size, "large": p.large}
+    named = {"small": p.small, "main": p.size}
     for name, size in named.items():
         config = lean_config(p, size=size)
         run = partial(_with_size, scores, LEAN, config, main_entrant(p, size=size))
@@ -348,7 +348,6 @@ SIZE_TABLE = Experiment(
     (*_columns(PAPER_PATTERNS), *_SIZE),
     plan_sizes,
     (
-        Comparison("large", "main", "mean"),
         Comparison("main", "small", "mean"),
         Comparison("main", "pyramid", "mean"),
         Comparison("small", "pyramid", "mean"),
