@@ -15,7 +15,13 @@ from torch import Tensor
 
 from relief3d.core.errors import InputError
 from relief3d.models.metric.interface import Focal, GuessedFocalWarning
-from relief3d.models.metric.pointmap import PointMap, native_tokens, remapped, token_grid
+from relief3d.models.metric.pointmap import (
+    PointMap,
+    PointMapOutput,
+    native_tokens,
+    remapped,
+    token_grid,
+)
 from relief3d.models.metric.pointmap_configs import config_from_dict, pointmap_config
 from relief3d.models.metric.pointmap_infer import PointMapModel, focal_from_fov
 from relief3d.nn.vit import VitConfig
@@ -185,6 +191,20 @@ def test_prediction_in_metres() -> None:
     level = PointMapModel(network, level=0)
     assert level.tokens_for(40, 56) == 12 and PointMapModel(network).tokens_for(40, 56) == 60
     assert PointMapModel(network, tokens="native").tokens_for(40, 56) == 11
+
+
+def test_what_the_shift_brings_behind_the_camera_has_no_surface() -> None:
+    """The mask is cut after the shift and before the scale (6.4)."""
+    model = PointMapModel(PointMap(pointmap_config("nano")).eval())
+    z = torch.linspace(0.5, 3.5, 12).reshape(1, 3, 4)
+    raw = PointMapOutput(torch.stack([z, z, z], -1), scale=torch.tensor([10.0]))
+    surface = torch.ones(1, 3, 4, dtype=torch.bool)
+    surface[0, 2, 3] = False
+    found = model._in_metres(raw, surface, Focal.given(6.0), torch.tensor([-1.5]))
+    seen = (z > 1.5) & surface
+    assert torch.equal(found.mask, seen) and int(seen.sum()) == 7
+    torch.testing.assert_close(found.depth, torch.where(seen, 10 * (z - 1.5), 0.0))
+    assert not bool(found.points[~seen].any())
 
 
 def test_bad_pictures_never_give_a_silent_wrong_scale() -> None:
