@@ -32,7 +32,6 @@ from relief3d.labelling.quality import (
     hold_out_error,
     rejections,
 )
-from relief3d.labelling.sources import file_digest
 from relief3d.models.metric.interface import Focal, MetricPrediction
 from relief3d.models.metric.opening import (
     PROMPTED,
@@ -43,7 +42,6 @@ from relief3d.models.metric.opening import (
     open_metric,
 )
 from relief3d.models.packaged import PROMPTED as PACKAGED_PROMPTED
-from relief3d.models.shards import is_index, read_index
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,7 @@ class OwnMetric:
         Raises:
             InputError: there are none.
         """
-        path = self._found().file
-        if not is_index(path):
-            return file_digest(path)
-        return ",".join(file_digest(p) for p in sorted(read_index(path)))
+        return self._found().digest
 
     def label(self, scene: Scene, *, seed: int, work: Path) -> Labels:
         """Depth of every view; none for one that the raw depth speaks against.

@@ -19,7 +19,7 @@ from relief3d.data.metric_prompt import MetricPrompt
 from relief3d.data.prompt_preparation import prepare_prompt
 from relief3d.io.json_file import read_json_object
 from relief3d.models.catalogue import CATALOGUE, architecture_of, fetch
-from relief3d.models.checkpoints import read_config, read_header
+from relief3d.models.checkpoints import file_digest, read_config, read_header
 from relief3d.models.metric import pointmap_configs, pointmap_loading, pyramid_loading, refiner_loading
 from relief3d.models.metric.inference import PyramidOptions, wrap_metric
 from relief3d.models.metric.interface import (
@@ -42,6 +42,7 @@ from relief3d.models.metric.refiner_loading import load_refiner, size_of
 from relief3d.models.metric.sizes import depth_map_config, depth_pro_config, teacher_config
 from relief3d.models.packaged import CARD, PURPOSES, packaged, packaged_names
 from relief3d.models.published import cached_file, to_console
+from relief3d.models.shards import is_index, read_index
 
 REFINER = "prompt-refiner"
 POINTMAP = "pointmap"
@@ -72,6 +73,13 @@ class MetricWeights:
     def needs_prompt(self) -> bool:
         """Whether it cannot do without sparse metric depth."""
         return self.architecture in PROMPTED
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the file of weights, or of its shards' one after the other."""
+        if not is_index(self.file):
+            return file_digest(self.file)
+        return ",".join(file_digest(p) for p in sorted(read_index(self.file)))
 
 
 @dataclass(frozen=True)
