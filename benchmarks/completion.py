@@ -125,10 +125,10 @@ def page(result: Mapping[str, Any]) -> str:
     lines = [
         "# Stereo depth completed by a prompted network",
         "",
-        f"`{result['command']}`, commit {result['commit']}, weights {result['weights']} "
-        f"(SHA-256 {result['digest'][:12]}...), {result['hardware']['cores']} cores ({result['hardware']['machine']}), load {result['load'][0]:.1f} to "
-        f"{result['load'][1]:.1f}. {result['views']} photos of {result['width']} pixels per room; %, higher is "
-        "better but for AbsRel, which is over more and harder pixels with completion.",
+        f"`{result['command']}`, commit {result['commit']}, weights {result['weights']} (SHA-256 "
+        f"{result['digest'][:12]}...), {result['hardware']['cores']} cores ({result['hardware']['machine']}), load "
+        f"{result['load'][0]:.1f} to {result['load'][1]:.1f}. {result['views']} photos of {result['width']} pixels per "
+        "room; %, higher is better but for AbsRel, which is over more and harder pixels with completion.",
         "",
         "| room | completion | " + " | ".join(COLUMNS.values()) + " | filled | s per view |",
         "|---|---|" + "---|" * (len(COLUMNS) + 2),
