@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -74,6 +75,35 @@ def intrinsics_numbers(budget: Budget, config: PointMapStudentConfig, run: ArmRu
         "fov_weiszfeld": float(error.mean()),
         "abs_rel_known": evaluation.depth_numbers(known, pictures, seen, config.evaluation.near)["abs_rel"],
     }
+
+
+def guessed_fov(budget: Budget, run: ArmRun) -> dict[str, float]:
+    """The best constant depth, and the field of view of a focal length equal to the width."""
+    config = pointmap_config(budget)
+    task = student_task(run, config)
+    width = int(task.held_out.images.shape[-1])
+    guess = torch.full((len(task.held_out.images),), float(width))
+    seen = [n for n, f in enumerate(task.held_out.families) if f not in config.hold_out]
+    unseen = task.held_out.of(config.hold_out)
+    return {
+        **{k: task.constants[k] for k in ("abs_rel", "unseen_abs_rel")},
+        **evaluation.fov_numbers(guess, task.held_out, seen),
+        "unseen_fov": evaluation.fov_numbers(guess, task.held_out, unseen)["fov"],
+    }
+
+
+def best_fov(budget: Budget, keys: Sequence[str], run: ArmRun) -> dict[str, float]:
+    """The best constant field of view, which sees the truth; it gives no depth."""
+    found = student_task(run, pointmap_config(budget)).constants
+    known = {k: found[k] for k in ("fov", "unseen_fov")}
+    return {key: known.get(key, math.nan) for key in keys}
+
+
+def constant_resolution(test: StudentEvaluation, run: ArmRun) -> dict[str, float]:
+    """The best constant depth of the pictures of the resolution test, and its boundaries: none."""
+    pictures = evaluation.held_out_pictures(pictures_folder(""), test)
+    found = evaluation.constant_numbers(pictures, range(len(pictures.families)), test.near)
+    return {prefix + key: found[key] for prefix in ("", "point_") for key in ("boundary", "abs_rel")}
 
 
 def resolution_numbers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -139,18 +140,11 @@ class StudentTask:
     def data_plan(self) -> DataPlan:
         """Sets and shares, samples and pictures per micro-batch."""
         sets = self.config.pictures
-        kept = [[f for f in rule.families if f not in self.config.hold_out] for rule in sets]
-        counts = [
-            max(1, round(self.config.share * rule.worlds)) * len(families) * rule.views
-            for rule, families in zip(sets, kept, strict=True)
-        ]
-        total = sum(counts)
+        kept = ["+".join(f for f in rule.families if f not in self.config.hold_out) for rule in sets]
+        counts = Counter(self.stream.pictures.place(i)[0] for i in self.stream.indices)
+        total = len(self.stream.indices)
         return DataPlan(
-            tuple(
-                SourcePlan("+".join(families), count / total, count)
-                for families, count in zip(kept, counts, strict=True)
-                if families
-            ),
+            tuple(SourcePlan(kept[w], count / total, count) for w, count in sorted(counts.items())),
             float(self.config.batch),
             float(self.config.batch),
             (self.config.shape,),

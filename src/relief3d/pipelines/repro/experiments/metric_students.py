@@ -16,6 +16,9 @@ from relief3d.pipelines.repro import prompted
 from relief3d.pipelines.repro.experiment import Arm, ArmRun, Comparison, Experiment, ExperimentPlan
 from relief3d.pipelines.repro.student_tests import (
     PERCENTILE_KEYS,
+    best_fov,
+    constant_resolution,
+    guessed_fov,
     intrinsics_numbers,
     label_numbers,
     resolution_numbers,
@@ -350,9 +353,12 @@ def plan_intrinsics(budget: Budget) -> ExperimentPlan:
         config = pointmap_config(budget, labels)
         parameters = {"training": to_plain(config), **teacher_parameters(budget, config)}
         arms.append(Arm(labels, said, parameters, partial(intrinsics_numbers, budget, config)))
-    return ExperimentPlan(
-        s.pointmap, (*arms, constant_arm(budget, pointmap_config(budget), _FOV_KEYS)), s.seeds
-    )
+    seen = {"evaluation": to_plain(pointmap_config(budget).evaluation)}
+    title = "best constant field of view (sees the truth)"
+    arms.append(Arm("best_fov", title, seen, partial(best_fov, budget, _FOV_KEYS)))
+    title = "best constant depth; focal length guessed as the width"
+    arms.append(Arm("constant", title, seen, partial(guessed_fov, budget), True))
+    return ExperimentPlan(s.pointmap, tuple(arms), s.seeds)
 
 
 INTRINSICS_TABLE = Experiment(
@@ -362,7 +368,7 @@ INTRINSICS_TABLE = Experiment(
     _FOV_COLUMNS,
     plan_intrinsics,
     (
-        *(Comparison(labels, "constant", "fov") for labels in LABELS),
+        *(Comparison(labels, "best_fov", "fov") for labels in LABELS),
         Comparison("teacher", "raw", "abs_rel"),
         Comparison("teacher", "raw", "fov"),
     ),
@@ -407,6 +413,8 @@ def plan_resolution(budget: Budget) -> ExperimentPlan:
         )
         for name, factor in FACTORS.items()
     ]
+    title = "best constant depth (sees the truth)"
+    arms.append(Arm("constant", title, {"test": to_plain(test)}, partial(constant_resolution, test), True))
     return ExperimentPlan(s.depthmap, tuple(arms), s.seeds)
 
 
@@ -419,8 +427,7 @@ RESOLUTION_TABLE = Experiment(
     tuple(Comparison(name, "x1", key) for name in ("x3", "x9") for key in ("boundary", "point_boundary")),
     notes=(
         "Pictures of 256 x 320 of all four families. The depth map takes larger tiles (sides are rounded to what tiles "
-        "can be: 3x is 4x), the point map more tokens. Nothing is trained for this table, and without a constant "
-        "nothing is claimed.",
+        "can be: 3x is 4x), the point map more tokens. Nothing is trained for this table.",
     ),
 )
 
@@ -430,7 +437,7 @@ def plan_percentiles(budget: Budget) -> ExperimentPlan:
     s = student_preset(budget)
     arms = []
     for labels, said in {**LABELS, "truth": "truth"}.items():
-        config = depthmap_config(budget, labels)  # type: ignore[arg-type]
+        config = depthmap_config(budget, labels)
         parameters = {
             "labels": to_plain(config.labels),
             "pictures": to_plain(config.pictures),
