@@ -50,13 +50,26 @@ def test_patterns_by_name() -> None:
     one = view()
     truth = one.depth[0]
     counts = {}
-    for pattern in ("20", "downscale_8", "LiDAR_16", "keypoints-60", "lidar_returns", "radar_returns"):
+    for pattern in (
+        "20",
+        "every_8",
+        "downscale_8",
+        "LiDAR_16",
+        "keypoints-60",
+        "lidar_returns",
+        "radar_returns",
+    ):
         prompt = pattern_prompt(pattern, one, 3)
         counts[pattern] = int((prompt > 0).sum())
         if pattern != "downscale_8":  # there a pixel is a mixture of its neighbours
             torch.testing.assert_close(prompt[prompt > 0], truth[prompt > 0], rtol=1e-5, atol=1e-5)
         assert torch.equal(prompt, pattern_prompt(pattern, one, 3))
-    assert counts["20"] == 20 and counts["downscale_8"] == 6 * 8 and counts["keypoints-60"] == 60
+    assert torch.nonzero(pattern_prompt("every_16", one, 3)).tolist()[:2] == [[8, 8], [8, 24]]
+    assert (
+        counts["20"] == 20
+        and counts["downscale_8"] == counts["every_8"] == 6 * 8
+        and counts["keypoints-60"] == 60
+    )
     assert counts["lidar_returns"] == truth.numel() and counts["radar_returns"] == len(one.radar[0])
     assert not torch.equal(pattern_prompt("20", one, 3), pattern_prompt("20", one, 4))
     sky = replace(one, depth=torch.zeros_like(one.depth))

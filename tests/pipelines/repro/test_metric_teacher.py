@@ -104,7 +104,7 @@ def test_scores_are_measured_once_and_depend_on_the_test(job: Callable[..., ArmR
     scores = Scores(p.test(), ("20",))
     first = scores.of(job(), "toy", spread, "20")
     assert len(calls) == len(first) > 2
-    again = Scores(p.test(), ("20", "downscale_8")).of(job(), "toy", spread, "20")
+    again = Scores(p.test(), ("20", "every_8")).of(job(), "toy", spread, "20")
     assert again == first and len(calls) == len(first)
     Scores(p.test(seed=1), ("20",)).of(job(), "toy", spread, "20")
     assert len(calls) == 2 * len(first)
@@ -121,14 +121,14 @@ def test_numbers_are_means_over_patterns_and_families(job: Callable[..., ArmRun]
     scores = Fixed(preset("smoke").test(), ("x", "y"))
     one, two = (lambda run: ("one", constant)), (lambda run: ("two", constant))
     found = scores.numbers(job(), one)
-    assert found == pytest.approx({"x": 20, "y": 30, "mean": 25, "held_out": 35, "f1": 0.75})
+    assert found == pytest.approx({"x": 20, "y": 30, "mean": 600**0.5, "held_out": 1200**0.5, "f1": 0.75})
     best = scores.best(job(), [one, two])
-    assert best == pytest.approx({"x": 15, "y": 25, "mean": 20, "held_out": 15, "f1": 0.8})
+    assert best == pytest.approx({"x": 15, "y": 25, "mean": 375**0.5, "held_out": 200**0.5, "f1": 0.8})
 
 
 def test_patterns_and_density(job: Callable[..., ArmRun]) -> None:
     found = run("teacher_patterns", ("uniform", "aligned", "linear", BEST, "constant"), job)
-    assert found[BEST]["downscale_8"] <= found["linear"]["downscale_8"] < found["constant"]["downscale_8"]
+    assert found[BEST]["every_8"] <= found["linear"]["every_8"] < found["constant"]["every_8"]
     assert len({n["mean"] for n in found.values()}) == 5
     density = run("teacher_density", ("network", "linear"), job)["linear"]
     assert density["uniform-512"] < density["uniform-32"] < density["uniform-8"]
@@ -142,12 +142,12 @@ def test_scaling_and_its_trend(job: Callable[..., ArmRun], monkeypatch: pytest.M
     def falling(self: Scores, job: ArmRun, entrant: Any) -> dict[str, float]:
         order.append(1)
         n = (len(order) - 1) % 6
-        return {"downscale_8": 10.0 - n, "mean": [6.0, 5.0, 4.0, 3.0, 1.0, 1.5][n], "held_out": n}
+        return {"every_8": 10.0 - n, "mean": [6.0, 5.0, 4.0, 3.0, 1.0, 1.5][n], "held_out": n}
 
     order: list[int] = []
     monkeypatch.setattr(Scores, "numbers", falling)
     trend = arms("teacher_scaling_trend", "mini")["each"].run(job())
-    assert trend["downscale_8"] == pytest.approx(-1) and trend["held_out"] == pytest.approx(1)
+    assert trend["every_8"] == pytest.approx(-1) and trend["held_out"] == pytest.approx(1)
     assert trend["mean"] == pytest.approx(-(1 - 6 * 2 / 210))  # one swap of neighbours
     assert trend["gain"] == pytest.approx(75)
 

@@ -6,6 +6,7 @@ Prompts are the same for all that are compared: they depend on the pictures, the
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -195,7 +196,8 @@ def family_mean(measured: Sequence[Measured], value: Callable[[Measured], float]
 def pattern_prompt(pattern: str, view: Pictures, seed: int) -> Tensor:
     """(H, W) sparse depth of a view (V = 1, float image) by the name of a pattern.
 
-    Names are those of :func:`relief3d.data.prompt_patterns.make_prompt` (``downscale_8``, ``LiDAR_16``, ``20`` ...), of
+    Names are ``every_8`` for every 8th pixel in both directions, those of
+    :func:`relief3d.data.prompt_patterns.make_prompt` (``LiDAR_16``, ``20``, ``downscale_8`` ...), of
     :func:`relief3d.methods.metric_anything.samples.named_prompt` (``keypoints-200-noisy`` ...), and ``lidar_returns``
     and ``radar_returns`` for the raw returns that are stored with the picture. A pattern that finds fewer than five
     points in the picture may give none.
@@ -205,6 +207,12 @@ def pattern_prompt(pattern: str, view: Pictures, seed: int) -> Tensor:
     """
     if pattern in RETURNS:
         return returns_prompt(view, pattern)
+    if found := re.fullmatch(r"every_([1-9]\d*)", pattern):
+        step = int(found[1])
+        out = torch.zeros_like(view.depth[0])
+        rows, cols = slice(step // 2, None, step), slice(step // 2, None, step)
+        out[rows, cols] = view.depth[0][rows, cols]
+        return out
     if "-" in pattern:
         return named_prompt(pattern, view.depth[0], view.image[0], seed)
     parse_pattern(pattern)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -274,12 +275,13 @@ class Scores:
         return [Measured(**{k: _back(v) for k, v in row.items()}) for row in rows]
 
     def numbers(self, run: ArmRun, entrant: Entrant) -> dict[str, float]:
-        """AbsRel in % by pattern, their ``mean``, that of the held-out family (``held_out``), and ``f1``."""
+        """AbsRel in % by pattern, their geometric ``mean``, that of the held-out family (``held_out``), and ``f1``."""
         key, spread = entrant(run)
         found = {pattern: self.of(run, key, spread, pattern) for pattern in self.patterns}
         out = {p: 100 * family_mean(m, lambda x: x.abs_rel) for p, m in found.items()}
-        out["mean"] = fmean(out.values())
-        out["held_out"] = fmean(100 * family_mean(m, lambda x: x.abs_rel, HELD_OUT) for m in found.values())
+        out["mean"] = _ratio_mean(list(out.values()))
+        unseen = [100 * family_mean(m, lambda x: x.abs_rel, HELD_OUT) for m in found.values()]
+        out["held_out"] = _ratio_mean(unseen)
         out["f1"] = fmean(family_mean(m, lambda x: x.f1) for m in found.values())
         return out
 
@@ -287,7 +289,11 @@ class Scores:
         """The best of several under every pattern: a choice that sees the truth."""
         every = [self.numbers(run, entrant) for entrant in entrants]
         out = {p: min(n[p] for n in every) for p in (*self.patterns, "held_out")}
-        return {**out, "mean": fmean(out[p] for p in self.patterns), "f1": max(n["f1"] for n in every)}
+        return {
+            **out,
+            "mean": _ratio_mean([out[p] for p in self.patterns]),
+            "f1": max(n["f1"] for n in every),
+        }
 
     # ---- arms ----
 
@@ -314,6 +320,11 @@ class Scores:
 def classical_entrant(name: str) -> Entrant:
     """An interpolator."""
     return lambda run: (f"classical-{name}", classical(name))
+
+
+def _ratio_mean(values: Sequence[float]) -> float:
+    """Geometric mean: hard patterns do not drown easy ones."""
+    return math.exp(fmean(math.log(value) for value in values))
 
 
 def _back(value: Any) -> Any:
