@@ -43,7 +43,7 @@ class PromptedOptions:
     value: float = 1.0
     error: float = 0.05
     mixture: float = 0.5
-    choice: float = 0.05
+    choice: float = 0.1
     edges: float = 0.5
     doubt: float = 0.05
     trim: float = 0.2

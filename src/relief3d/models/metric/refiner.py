@@ -28,8 +28,11 @@ _COLOUR = 100.0
 """Weight of a squared difference of colour in the choice among candidates at the start."""
 _DISTANCE = 2.0
 """Likewise of a squared distance, in spacings of the prompt."""
-_DENSE = -1.5
+_DENSE = -1.0
 """Logit of the triangulated maps at the start, beside 0 for a point of the same colour at no distance."""
+_GAP = 8.0
+"""What speaks against a triangulated map where the points of a pixel's colour say something else: weight of the
+difference. Triangles span outlines."""
 _AGREE = 0.05
 """Candidates this close to the chosen one (log inverse depth, plus the prompt's noise) count much in the mixture."""
 _GLOBAL = 2
@@ -168,14 +171,17 @@ class PromptRefiner(nn.Module):
         self.against_colour = nn.Parameter(torch.tensor(math.log(_COLOUR)))
         self.against_distance = nn.Parameter(torch.tensor(math.log(_DISTANCE)))
         self.dense_logits = nn.Conv2d(base, 4 * (2 + config.guides), 1)
+        self.against_gap = nn.Parameter(torch.tensor(math.log(_GAP)))
+        self.suit = nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.Conv2d(8, 1, 1))
         self.correct = _Pyramid(base + dense + _GLOBAL + 7, config.widths[:3], (1,) * len(config.widths[:3]))
         self.last = nn.Conv2d(base, 8, 3, padding=1)
-        for layer in (self.last, self.judge[-1], self.choose[-1]):
+        for layer in (self.last, self.judge[-1], self.choose[-1], self.suit[-1]):
             assert isinstance(layer, nn.Conv2d | nn.Linear)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
             with torch.no_grad():
                 layer.weight.mul_(0.05)
+        nn.init.zeros_(self.last.weight)  # the choice alone is the answer at the start
         assert self.dense_logits.bias is not None
         nn.init.constant_(self.dense_logits.bias, _DENSE)
 
@@ -285,10 +291,34 @@ class PromptRefiner(nn.Module):
         looks = self.to_fine(seen).reshape(B, -1, 4, h * w)
         alike = torch.einsum("bkpe,besp->bksp", rows[..., 9 + keys :].to(looks.dtype), looks)
         fine = logits[:, :, None] - self.against_colour.exp() * unlike + alike
-        dense_fine = F.interpolate(dense, scale_factor=2, mode="bilinear", align_corners=False)
-        dense_logits = F.pixel_shuffle(self.dense_logits(seen), 2)
-        log_weight = torch.cat([_pixels(fine, h, w), dense_logits.float()], 1).log_softmax(1)
-        return torch.cat([_pixels(fine_value, h, w), dense_fine.float()], 1), log_weight
+        points, fine = _pixels(fine_value, h, w), _pixels(fine, h, w)
+        tight = (-self.against_distance.exp() * said[..., 4] ** 2).softmax(1)
+        around = (tight * (value - (tight * value).sum(1, keepdim=True)).abs()).sum(1).reshape(B, 1, h, w)
+        lifted = F.interpolate(
+            torch.cat([around, maps[:, 3:4], dense], 1), scale_factor=2, mode="bilinear", align_corners=False
+        ).float()
+        dense_logits = F.pixel_shuffle(self.dense_logits(seen), 2).float()
+        dense_logits = dense_logits + self._suiting(points, fine, lifted)
+        return torch.cat([points, lifted[:, 2:]], 1), torch.cat([fine, dense_logits], 1).log_softmax(1)
+
+    def _suiting(self, points: Tensor, logits: Tensor, lifted: Tensor) -> Tensor:
+        """(B, D, H, W): how well each of D dense maps suits what the points of a pixel's own colour say.
+
+        Args:
+            points: (B, K, H, W) their values.
+            logits: (B, K, H, W) of them.
+            lifted: (B, 2 + D, H, W) spread of the points around, distance to the nearest, the dense maps.
+        """
+        weight = logits.softmax(1)
+        level = (weight * points).sum(1, keepdim=True)
+        spread = (weight * (points - level).abs()).sum(1, keepdim=True)
+        maps = lifted[:, 2:].unbind(1)
+        gaps = [(m[:, None] - level).abs().clamp(max=2) for m in maps]
+        told = torch.cat([torch.cat([gap, spread.clamp(max=2), lifted[:, :2]], 1) for gap in gaps])
+        learned = (
+            self.suit(told).float().reshape(len(maps), *points.shape[:1], *points.shape[2:]).transpose(0, 1)
+        )
+        return learned - self.against_gap.exp() * torch.cat(gaps, 1)
 
 
 def _pixels(values: Tensor, height: int, width: int) -> Tensor:
