@@ -38,18 +38,24 @@ HOLE = (slice(16, 32), slice(20, 40))
 K = intrinsics(60, 60, W / 2, H / 2)
 
 
-def sure_network(folder: Path, log_error: float = -6.0) -> MetricWeights:
-    """A nano network with random weights that believes itself (or does not)."""
+def plain_network(folder: Path) -> MetricWeights:
+    """A nano network that corrects nothing: it mixes its candidates, and says a confidence of about 0.1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = PromptRefiner(refiner_config("nano"))
-    with torch.no_grad():
-        assert network.last.bias is not None
-        network.last.weight[:2] = 0
-        network.last.bias[:2] = torch.tensor([0.0, log_error])
+    state = {k: v.clone().contiguous() for k, v in network.state_dict().items()}
+    for name in state:
+        if name.startswith(("last.", "judge.2.")):
+            state[name].zero_()
     path = folder / "w.safetensors"
-    save_file({k: v.clone().contiguous() for k, v in network.state_dict().items()}, str(path))
+    save_file(state, str(path))
     return find_metric(str(path))
+
+
+@pytest.fixture(autouse=True)
+def believed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What such a network says is sure enough."""
+    monkeypatch.setattr(completion, "LEAST_CONFIDENCE", 0.01)
 
 
 def wall(scale: float = 1.0, seen: float | None = None, views: int = 3) -> dict[int, StereoMap]:
@@ -81,7 +87,7 @@ def run(maps: dict[int, StereoMap], weights: MetricWeights) -> tuple[dict[int, D
 
 
 def test_only_holes_are_filled_with_less_confidence_and_in_the_unit_of_the_scene(tmp_path: Path) -> None:
-    weights = sure_network(tmp_path)
+    weights = plain_network(tmp_path)
     found, shares = run(wall(), weights)
     first = found[0]
     own = wall()[0].depth
@@ -100,14 +106,15 @@ def test_only_holes_are_filled_with_less_confidence_and_in_the_unit_of_the_scene
 
 @pytest.mark.parametrize("seen", [4.0, 1.0])
 def test_what_other_views_contradict_or_do_not_confirm_stays_open(tmp_path: Path, seen: float) -> None:
-    found, shares = run(wall(seen=seen), sure_network(tmp_path))
+    found, shares = run(wall(seen=seen), plain_network(tmp_path))
     assert not bool(found[0].valid[HOLE].any()) and shares[0] == 0
 
 
-def test_unsure_lonely_or_masked_pixels_stay_open(tmp_path: Path) -> None:
-    doubting = sure_network(tmp_path, log_error=0.0)
-    assert run(wall(), doubting)[1][0] == 0
-    sure = sure_network(tmp_path)
+def test_unsure_lonely_or_masked_pixels_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sure = plain_network(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(completion, "LEAST_CONFIDENCE", 0.99)
+        assert run(wall(), sure)[1][0] == 0
     assert run(wall(views=1), sure)[1][0] == 0
     maps = wall()
     mask = torch.ones(H, W, dtype=torch.bool)
@@ -172,7 +179,7 @@ def test_the_depth_stage_writes_completed_maps_and_says_so(
     maps = wall()
     monkeypatch.setattr(depth_stage, "estimate_depths", lambda *_: stereo_result(maps))
     scene = scene_of(maps)
-    for name, weights in (("plain", None), ("filled", sure_network(tmp_path))):
+    for name, weights in (("plain", None), ("filled", plain_network(tmp_path))):
         config = ReconstructConfig(completion="none" if weights is None else "teacher", device="cpu")
         out = tmp_path / name
         _, facts = depth_stage.solve_depth(scene, config, out, SilentProgress(), tmp_path, weights)
