@@ -234,9 +234,14 @@ class LabelSource:
 
     @cached_property
     def _teacher_digest(self) -> str:
+        """Of the file, or of an index with the shards beside it."""
         path = Path(self.config.teacher)
+        shards = sorted(path.parent.glob("*.safetensors")) if path.suffix == ".json" else []
+        found = hashlib.sha256()
         try:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            for file in (path, *shards):
+                found.update(file.read_bytes())
+            return found.hexdigest()
         except OSError as exc:
             raise InputError("the teacher's weights cannot be read", path=path) from exc
 
