@@ -323,8 +323,8 @@ def classical_entrant(name: str) -> Entrant:
 
 
 def _ratio_mean(values: Sequence[float]) -> float:
-    """Geometric mean: hard patterns do not drown easy ones."""
-    return math.exp(fmean(math.log(value) for value in values))
+    """Geometric mean: hard patterns do not drown easy ones. An error of nothing counts as a millionth."""
+    return math.exp(fmean(math.log(max(value, 1e-6)) for value in values))
 
 
 def _back(value: Any) -> Any:
