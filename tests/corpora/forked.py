@@ -72,7 +72,9 @@ def forked(
 
 def own_words(text: str) -> str:
     """What a process said, without libtorch's warnings: it may complain when the keeper of the store is gone first."""
-    noise = re.compile(r"(\[rank\d+\]:)?\s*\[[WE]\d|Exception raised from |frame #\d|<omitting python frames>|$")
+    noise = re.compile(
+        r"(\[rank\d+\]:)?\s*\[[WE]\d|Exception raised from |frame #\d|<omitting python frames>|$"
+    )
     return "".join(line for line in text.splitlines(keepends=True) if not noise.match(line))
 
 

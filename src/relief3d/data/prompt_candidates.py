@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.errors import InputError
+from relief3d.data.triangle_grid import linear_on_grid
 
 POINT_FEATURES = 6
 MAP_FEATURES = 4
@@ -159,11 +160,16 @@ def prompt_candidates(
     cells = np.stack(np.meshgrid(np.arange(w), np.arange(h)), -1).reshape(-1, 2) * stride + stride / 2
     distance, near = tree.query(cells, k=[*range(1, min(nearest, points) + 1)])
     near = _repeated(near, nearest)
+    nearest_value = value[near[:, 0]]
+    trusted = nearest_value
+    if fits.any():
+        trusted = value[fits][cKDTree(xy[fits]).query(cells)[1]]
+        trusted = _triangulated(xy[fits], value[fits], (h, w), stride, trusted)
     maps = np.stack(
         [
-            _triangulated(xy, value, cells, near[:, 0]),
-            _triangulated(xy[fits], value[fits], cells, None) if fits.sum() else value[near[:, 0]],
-            value[near[:, 0]],
+            _triangulated(xy, value, (h, w), stride, nearest_value),
+            trusted,
+            nearest_value,
             distance[:, 0] / spacing,
         ]
     )
@@ -273,19 +279,13 @@ def _fits(value: np.ndarray, expected: np.ndarray, spread: np.ndarray) -> np.nda
     return off <= np.maximum(np.maximum(_OUTLYING * usual, _MIN_OUTLYING), 2 * spread)
 
 
-def _triangulated(xy: np.ndarray, value: np.ndarray, at: np.ndarray, near: np.ndarray | None) -> np.ndarray:
-    """Linear in inverse depth inside the triangles, the nearest point's value outside; (Q,) log inverse depth."""
-    from scipy.interpolate import LinearNDInterpolator
-    from scipy.spatial import QhullError, cKDTree
-
-    if near is None:
-        near = cKDTree(xy).query(at)[1]
-    nearest = value[near]
-    if len(xy) < 4:
+def _triangulated(
+    xy: np.ndarray, value: np.ndarray, shape: tuple[int, int], stride: int, nearest: np.ndarray
+) -> np.ndarray:
+    """(h * w,) linear in inverse depth inside the triangles, elsewhere the nearest point's value; log inverse depth."""
+    inside = linear_on_grid(xy, np.exp(value), *shape, stride)
+    if inside is None:
         return nearest
-    try:
-        inside = LinearNDInterpolator(xy, np.exp(value))(at)
-    except QhullError:  # all points on one line
-        return nearest
+    inside = inside.reshape(-1)
     known = np.isfinite(inside) & (inside > 0)
     return np.where(known, np.log(np.where(known, inside, 1.0)), nearest)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,6 +19,7 @@ from relief3d.core.errors import InputError
 from relief3d.core.optional import require
 from relief3d.data.nearest_points import nearest_on_grid, prompt_points
 from relief3d.data.prompt_alignment import MIN_DEPTH, GlobalOptions, align_global, inverse
+from relief3d.data.triangle_grid import linear_on_grid
 
 _FARTHEST = 60.0
 """Exponents stop here: numbers too small for their type would slow everything down."""
@@ -85,21 +85,15 @@ def spread_linear(depth: Tensor) -> Tensor:
     Raises:
         InputError: the prompt is empty, or scipy is not installed.
     """
-    interpolate = require("scipy.interpolate", extra="mesh", purpose="triangulating a sparse prompt")
-    qhull_error = require("scipy.spatial", extra="mesh", purpose="triangulating a sparse prompt").QhullError
+    require("scipy.spatial", extra="mesh", purpose="triangulating a sparse prompt")
     known = known_pixels(depth)
     near = spread_nearest(depth)
     rows, cols = torch.nonzero(known, as_tuple=True)
-    xy = torch.stack([cols, rows], 1).double().cpu().numpy()
-    if len(xy) < 4:
+    xy = torch.stack([cols, rows], 1).double().cpu().numpy() + 0.5
+    field = linear_on_grid(xy, (1 / depth[known].double()).cpu().numpy(), *depth.shape)
+    if field is None:
         return near
-    height, width = depth.shape
-    try:
-        field = interpolate.LinearNDInterpolator(xy, (1 / depth[known].double()).cpu().numpy())
-    except qhull_error:  # all points on one line
-        return near
-    grid = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).reshape(-1, 2).astype(np.float64)
-    values = torch.from_numpy(field(grid)).reshape(height, width).to(depth.device)
+    values = torch.from_numpy(field).to(depth.device)
     inside = torch.isfinite(values) & (values > 0)
     return torch.where(inside, (1 / torch.where(inside, values, 1.0)).to(depth.dtype), near)
 

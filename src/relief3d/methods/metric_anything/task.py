@@ -124,7 +124,10 @@ class PromptedTask:
                 unlikelihood(found.candidates, found.log_weight, batch.truth),
                 self.config.losses,
             )
-        parts = {name: getattr(loss, name).mean() for name in ("value", "error", "mixture", "choice", "edges", "doubt")}
+        parts = {
+            name: getattr(loss, name).mean()
+            for name in ("value", "error", "mixture", "choice", "edges", "doubt")
+        }
         return LossReport(loss.total.mean(), parts, loss.total)
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
