@@ -16,11 +16,14 @@ from corpora.commands import photo, two_photos
 from corpora.depth_networks import sparse, weights
 from relief3d.core.contract import Camera, Depth, PointCloud, Scene, View
 from relief3d.core.errors import InputError
+from relief3d.data.metric_prompt import MetricPrompt
 from relief3d.geometry.projection import depth_to_points, intrinsics
 from relief3d.io.cameras_json import read_cameras_json, write_cameras_json
 from relief3d.io.depth import read_depth, write_depth
 from relief3d.io.images import read_image, write_image
 from relief3d.io.ply import read_ply, write_ply
+from relief3d.models.metric.interface import Focal
+from relief3d.models.metric.opening import find_metric, open_metric, with_prior
 from relief3d.pipelines.depth import run as depth_run
 from relief3d.pipelines.depth.config import DepthConfig
 from relief3d.pipelines.depth.run import predict_depth
@@ -110,6 +113,40 @@ def test_cameras_of_the_input_and_networks_that_find_the_focal_length(tmp_path: 
         record = report(tmp_path / kind)["pictures"][0]
         assert record["K_source"] in ("estimated", "guess")
         assert kind == "pointmap" or record["K_source"] == "estimated"
+
+
+def test_a_prior_guides_a_teacher_and_no_other_network(tmp_path: Path) -> None:
+    picture = one(tmp_path)
+    write_depth(tmp_path / "p.npz", Depth.from_values(sparse(SIZE[1], SIZE[0])))
+    prior = weights(tmp_path, "depth_map")
+    plain = config(tmp_path, "teacher", prompt=tmp_path / "p.npz")
+    guided = replace(plain, prior=str(prior))
+    predict_depth(picture, tmp_path / "out", config=plain)
+    predict_depth(picture, tmp_path / "guided", config=guided)
+    assert report(tmp_path / "guided")["prior"] == prior.name and report(tmp_path / "out")["prior"] is None
+    # The prompt's branches of an untrained teacher say nothing yet, so the condition is looked at.
+    device = torch.device("cpu")
+    image, focal = torch.rand(3, SIZE[1], SIZE[0]), Focal(torch.tensor([48.0]), ("given",))
+    said = open_metric(find_metric(str(prior)), device).estimate(image, focal)
+    prompt = MetricPrompt.from_depth_map(sparse(SIZE[1], SIZE[0]))
+    known = prompt.mask
+    ready = with_prior(prompt, replace(said, depth=torch.where(known, prompt.depth, 2.5)[None], valid=None))
+    assert float((ready.condition[0][~known] - 1 / 2.5).abs().median()) < 0.01
+    # The same folder again with another prior: nothing is kept.
+    assert predict_depth(picture, tmp_path / "guided", config=guided).kept == 1
+    assert predict_depth(picture, tmp_path / "guided", config=plain).kept == 0
+    # A metric prior that is a thousand times nearer tells the unit.
+    with pytest.raises(InputError, match="looks like millimetres"):
+        with_prior(prompt, replace(said, depth=torch.full((1, SIZE[1], SIZE[0]), 0.0025), valid=None))
+    for kind, other, says in (
+        ("prompt-refiner", prior, "takes no prior"),
+        ("teacher", weights(tmp_path, "prompt-refiner"), "needs a prompt itself"),
+        ("teacher", tmp_path / "nowhere.safetensors", "is no file"),
+    ):
+        wrong = config(tmp_path, kind, prompt=tmp_path / "p.npz", prior=str(other))
+        with pytest.raises(InputError, match=says):
+            predict_depth(picture, tmp_path / "wrong", config=wrong)
+        assert not (tmp_path / "wrong").exists()
 
 
 @pytest.mark.parametrize("kind", ["prompt-refiner", "teacher"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from relief3d.core.errors import InputError
 from relief3d.data.metric_prompt import MetricPrompt
-from relief3d.data.prompt_preparation import prepare_prompt
+from relief3d.data.prompt_preparation import PreparedPrompt, prepare_prompt
 from relief3d.io.json_file import read_json_object
 from relief3d.models.catalogue import CATALOGUE, architecture_of, fetch
 from relief3d.models.checkpoints import file_digest, read_config, read_header
@@ -192,13 +192,16 @@ class MetricEstimator:
         return cast(nn.Module, wrapped)
 
     @torch.no_grad()
-    def estimate(self, image: Tensor, focal: Focal, prompt: MetricPrompt | None = None) -> MetricPrediction:
+    def estimate(
+        self, image: Tensor, focal: Focal, prompt: MetricPrompt | PreparedPrompt | None = None
+    ) -> MetricPrediction:
         """Depth of one picture; a focal length that is guessed is marked, the caller warns.
 
         Args:
             image: (3, H, W) RGB in [0, 1].
             focal: of the one picture.
-            prompt: sparse metric depth of the picture's size, for a network that needs it.
+            prompt: sparse metric depth of the picture's size, for a network that needs it; a teacher also takes one
+                that was prepared under the guidance of a prior (:func:`with_prior`).
 
         Raises:
             InputError: a picture or prompt that cannot be used, or a network that needs a prompt and gets none.
@@ -211,13 +214,30 @@ class MetricEstimator:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GuessedFocalWarning)
             if isinstance(self.network, PromptedDepth):
-                assert prompt is not None
+                if not isinstance(prompt, MetricPrompt):
+                    raise InputError(f"a {REFINER} network takes no prior", remedy="leave the prior away")
                 return self.network.predict_sparse(images, [prompt.depth], focal, side=self.side)
             if self.weights.needs_prompt:
                 assert prompt is not None
-                condition = prepare_prompt(prompt).condition[None].to(self.device)
+                ready = prompt if isinstance(prompt, PreparedPrompt) else prepare_prompt(prompt)
+                condition = ready.condition[None].to(self.device)
                 return cast(PromptedModel, self.network).predict(images, condition, focal)
             return cast(MetricModel, self.network).predict(images, focal)
+
+
+def with_prior(prompt: MetricPrompt, prior: MetricPrediction) -> PreparedPrompt:
+    """A prompt filled under the guidance of what another network says about the same picture, for a teacher.
+
+    Args:
+        prompt: sparse metric depth (H, W).
+        prior: of one picture of that size.
+
+    Raises:
+        InputError: see :func:`~relief3d.data.prompt_preparation.prepare_prompt`; also where the two differ by a unit.
+    """
+    depth = prior.depth_map(0)
+    disparity = torch.where(depth.valid, 1 / depth.values.clamp_min(1e-6), 0.0).cpu().float()
+    return prepare_prompt(prompt, disparity, metric_prior="guess" not in prior.focal_sources)
 
 
 def open_metric(

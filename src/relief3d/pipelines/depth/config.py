@@ -35,6 +35,9 @@ class DepthConfig:
     a folder with one for every picture, by name."""
     prompt_scale: float | None = None
     """Metres per stored unit of the prompts; by default 0.001 for whole numbers and 1 for others."""
+    prior: str = ""
+    """For a teacher: file or name of a network without prompts, whose depth of the same picture guides how the prompt
+    is filled. Without it the prompt alone is filled."""
     format: DepthFormat = "npz"
     """Of the depth maps: npz (float32 metres), png (16 bits, see --png-scale) or exr."""
     png_scale: float = 0.001

@@ -37,6 +37,29 @@ def find_weights(config: DepthConfig, announce: Callable[[str], None]) -> Metric
     return weights
 
 
+def find_prior(
+    config: DepthConfig, weights: MetricWeights, announce: Callable[[str], None]
+) -> MetricWeights | None:
+    """The network that guides a teacher's prompt, or None.
+
+    Raises:
+        InputError: see :func:`find_weights`; or the network takes no prior, or the prior itself needs a prompt.
+    """
+    if not config.prior:
+        return None
+    if weights.architecture != "teacher":
+        raise InputError(f"a {weights.architecture} network takes no prior", remedy="leave --prior away")
+    try:
+        prior = find_metric(config.prior, announce=announce)
+    except RunError as exc:
+        raise InputError(exc.message, remedy=exc.remedy) from exc
+    if prior.needs_prompt:
+        raise InputError(
+            f"{prior.label} needs a prompt itself", remedy="name a network for pictures alone with --prior"
+        )
+    return prior
+
+
 def run_options(config: DepthConfig) -> MetricRunOptions:
     """What of the options is the network's."""
     return MetricRunOptions(config.side, config.pixels, config.tokens)

@@ -17,16 +17,24 @@ from relief3d.core.contract import Camera, Scene, View
 from relief3d.core.device import resolve_device, synchronize
 from relief3d.core.errors import InputError, RunError
 from relief3d.core.progress import Progress, SilentProgress
+from relief3d.data.metric_prompt import MetricPrompt
+from relief3d.data.prompt_preparation import PreparedPrompt
 from relief3d.geometry.projection import fov_from_intrinsics
 from relief3d.io.atomic import prepare_output_folder
 from relief3d.io.cameras_json import write_cameras_json
 from relief3d.io.folders import open_input
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.metric.interface import Focal
-from relief3d.models.metric.opening import POINTMAP, MetricEstimator, MetricWeights, open_metric
+from relief3d.models.metric.opening import (
+    POINTMAP,
+    MetricEstimator,
+    MetricWeights,
+    open_metric,
+    with_prior,
+)
 from relief3d.pipelines.depth.cameras import GivenIntrinsics, camera_notes, parse_intrinsics, used_camera
 from relief3d.pipelines.depth.config import DepthConfig
-from relief3d.pipelines.depth.networks import find_weights, run_options
+from relief3d.pipelines.depth.networks import find_prior, find_weights, run_options
 from relief3d.pipelines.depth.outputs import (
     Place,
     kept_record,
@@ -119,13 +127,14 @@ def predict_depth(
         raise InputError("--max-points and --png-scale must be positive")
     device = resolve_device(config.device)
     weights = find_weights(config, progress.message)
+    prior = find_prior(config, weights, progress.message)
     scene = _open(sources, config, progress)
     steady = config.steady and scene.ordered and config.prompt is None
     prompts = None if config.prompt is None else find_prompts(config.prompt, scene.views)
     prepare_output_folder(out, overwrite=config.overwrite, inputs=sources, resumable=_resumable)
-    jobs = _jobs(scene, places(out, scene.views), prompts, config, weights, steady)
+    jobs = _jobs(scene, places(out, scene.views), prompts, config, (weights, prior), steady)
     write_json(out / REPORT, {"format": FORMAT, "state": "unfinished", "model": weights.label})
-    worker = _Worker(config, weights, device, steady, progress)
+    worker = _Worker(config, weights, prior, device, steady, progress)
     records = worker.run(jobs)
     _write_cameras(out, scene, jobs, records, config)
     guessed = sum(r["K_source"] == "guess" for r in records)
@@ -135,6 +144,7 @@ def predict_depth(
         "state": "done",
         "model": weights.label,
         "architecture": weights.architecture,
+        "prior": None if prior is None else prior.label,
         "steady": steady,
         "input": dict(scene.info.get("input", {})),
         "guessed_focal_lengths": guessed,
@@ -189,13 +199,15 @@ def _jobs(
     where: Sequence[Place],
     prompts: Sequence[Path] | None,
     config: DepthConfig,
-    weights: MetricWeights,
+    networks: Sequence[MetricWeights | None],
     steady: bool,
 ) -> list[_Job]:
     jobs: list[_Job] = []
     shared = {
-        "weights": (weights.architecture, weights.size, weights.fingerprint),
-        "options": replace(config, model="", device="", prompt=None, overwrite=False, max_frames=None),
+        "weights": [(w.architecture, w.size, w.fingerprint) for w in networks if w is not None],
+        "options": replace(
+            config, model="", prior="", device="", prompt=None, overwrite=False, max_frames=None
+        ),
         "format": FORMAT,
     }
     before = ""
@@ -223,14 +235,16 @@ class _Worker:
         self,
         config: DepthConfig,
         weights: MetricWeights,
+        prior: MetricWeights | None,
         device: torch.device,
         steady: bool,
         progress: Progress,
     ) -> None:
-        self.config, self.weights, self.device = config, weights, device
+        self.config, self.weights, self.prior, self.device = config, weights, prior, device
         self.steady, self.progress = steady, progress
         self.kept = 0
         self._estimator: MetricEstimator | None = None
+        self._guide: MetricEstimator | None = None
         self._before: SteadyFrame | None = None
         self._warned = False
 
@@ -274,7 +288,8 @@ class _Worker:
         camera = _matching(view, image)
         prompt = None if job.prompt is None else read_prompt(job.prompt, camera, config.prompt_scale)
         began = time.monotonic()
-        said = self._estimator.estimate(image, Focal.of_cameras([camera]), prompt)
+        ready = self._prepared(image, camera, prompt)
+        said = self._estimator.estimate(image, Focal.of_cameras([camera]), ready)
         synchronize(self.device)
         seconds = time.monotonic() - began
         depth = said.depth_map(0).values.cpu().float()
@@ -291,7 +306,7 @@ class _Worker:
         used = used_camera(camera, said)
         job.place.forget()
         write_outputs(job.place, config, depth, image, used)
-        notes = list(() if prompt is None else prompt.notes)
+        notes = list(() if ready is None else ready.notes)
         notes += camera_notes(camera, square=self.weights.architecture == POINTMAP)
         for note in notes:
             logger.warning("%s: %s", view.name, note)
@@ -303,6 +318,16 @@ class _Worker:
             }
         write_record(job.place, record)
         return record
+
+    def _prepared(
+        self, image: Tensor, camera: Camera, prompt: MetricPrompt | None
+    ) -> MetricPrompt | PreparedPrompt | None:
+        """The prompt, filled under the guidance of the prior where there is one."""
+        if self.prior is None or prompt is None:
+            return prompt
+        if self._guide is None:
+            self._guide = open_metric(self.prior, self.device, announce=self.progress.message)
+        return with_prior(prompt, self._guide.estimate(image, Focal.of_cameras([camera])))
 
     def _steadied(self, image: Tensor, depth: Tensor) -> tuple[Tensor, float | None]:
         if not self.steady:
