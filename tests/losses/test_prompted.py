@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from relief3d.losses.prompted import PromptedOptions, prompted_loss, unlikelihood
+from relief3d.losses.prompted import PromptedOptions, near_outline, prompted_loss, unlikelihood
 
 B, H, W, P = 2, 8, 10, 4
 
@@ -30,7 +30,7 @@ def arguments(seed: int = 0) -> dict[str, torch.Tensor]:
 
 def test_terms_by_hand() -> None:
     a = arguments()
-    found = prompted_loss(**a)
+    found = prompted_loss(**a, options=PromptedOptions(outlines=0.0))
     valid = a["valid"]
     exact = [
         abs(float(a["log_inverse"][0, y, x] - a["truth"][0, y, x])) for y, x in valid[0].nonzero().tolist()
@@ -57,7 +57,7 @@ def test_terms_by_hand() -> None:
     ]
     assert math.isclose(float(found.doubt[0]), sum(each) / 3, rel_tol=1e-5)
     assert float(found.edges[0]) > 0 and float(found.edges[1]) == 0
-    for o in (PromptedOptions(balance=False), PromptedOptions(floor=0.03)):
+    for o in (PromptedOptions(balance=False, outlines=0.0), PromptedOptions(floor=0.03)):
         found = prompted_loss(**a, options=o)
         plain = prompted_loss(
             **{**a, "mixture": a["interpolated"].repeat_interleave(2, 1).repeat_interleave(2, 2)}, options=o
@@ -115,3 +115,27 @@ def test_unlikelihood_by_hand_and_whom_it_teaches() -> None:
     assert values.grad is None and float(logits.grad.abs().sum()) > 0  # type: ignore[union-attr]
     # A truth that no candidate explains is given up, not chased.
     assert float(unlikelihood(values.detach(), logits.detach().log_softmax(1), truth + 9).max()) <= 20 + 1e-4
+
+
+def test_outlines_count_more_where_truth_is_exact() -> None:
+    truth = torch.zeros(1, 8, 12)
+    truth[..., 6:] = 0.5
+    valid = torch.ones(1, 8, 12, dtype=torch.bool)
+    close = near_outline(truth, valid)
+    assert close[0, 0].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
+    # Unknown pixels make no outline.
+    valid[..., 6:] = False
+    assert float(near_outline(truth, valid).sum()) == 0
+    a = {k: v[:1] for k, v in arguments().items()}
+    a["truth"], a["valid"] = torch.zeros(1, H, W), torch.ones(1, H, W, dtype=torch.bool)
+    a["truth"][..., 5:] = 0.5
+    a["log_inverse"] = a["truth"] + torch.where(torch.arange(W) < 3, 0.2, 0.1)
+    for exact, wanted in ((True, (0.2 * 3 + 0.1 * (3 + 4 * 5.0)) / (3 + 3 + 4 * 5)), (False, None)):
+        found = prompted_loss(**{**a, "exact": torch.tensor([exact])}, options=PromptedOptions(outlines=4.0))
+        if wanted is None:
+            plain = prompted_loss(
+                **{**a, "exact": torch.tensor([exact])}, options=PromptedOptions(outlines=0.0)
+            )
+            assert float(found.value) == float(plain.value)
+        else:
+            assert math.isclose(float(found.value), wanted, rel_tol=1e-5)

@@ -19,6 +19,8 @@ _FAR = 3.0
 _WIDTH = 0.03
 """Scale of the Laplace distribution about each candidate, in log inverse depth."""
 _HOPELESS = 20.0
+_OUTLINE = 0.1
+"""Difference of log inverse depth within two pixels that makes an outline."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class PromptedOptions:
         choice: on how unlikely the choice makes the truth (see :func:`unlikelihood`), so that outlines are decided and
             not averaged.
         edges: on derivatives over several scales, for exact truth.
+        outlines: how much more pixels within two of an outline of exact truth count.
         doubt: on telling wrong points from right ones.
         trim: share of the worst pixels left out where truth is measured.
         wrong: difference of log inverse depth beyond which a point counts as wrong.
@@ -45,6 +48,7 @@ class PromptedOptions:
     mixture: float = 0.5
     choice: float = 0.1
     edges: float = 0.5
+    outlines: float = 4.0
     doubt: float = 0.05
     trim: float = 0.2
     wrong: float = 0.1
@@ -100,8 +104,11 @@ def prompted_loss(
     error = (log_inverse - truth).abs().clamp(max=_FAR)
     chosen = (mixture - truth).abs().clamp(max=_FAR)
 
+    weight = torch.where(valid, 1 + options.outlines * near_outline(truth, valid), 0.0)
+
     def mean(values: Tensor) -> Tensor:
-        return torch.where(exact, masked_mean(values, valid), trimmed_mean(values, valid, options.trim))
+        whole = (weight * values).flatten(1).sum(1) / weight.flatten(1).sum(1).clamp_min(1)
+        return torch.where(exact, whole, trimmed_mean(values, valid, options.trim))
 
     likelihood = masked_mean(error.detach() * torch.exp(-log_error) + log_error, valid)
     edges = torch.where(
@@ -116,6 +123,13 @@ def prompted_loss(
         shape = shape * (options.floor / (mean(plain).detach() + options.floor))
     total = shape + options.error * likelihood + options.doubt * doubted + options.choice * choice
     return PromptedLoss(total, value, likelihood, mixed, choice, edges, doubted)
+
+
+def near_outline(truth: Tensor, valid: Tensor) -> Tensor:
+    """(B, H, W) 1 where known log inverse depth differs by a tenth within two pixels, else 0."""
+    nearest = F.max_pool2d(torch.where(valid, truth, -torch.inf), 5, 1, 2)
+    farthest = -F.max_pool2d(torch.where(valid, -truth, -torch.inf), 5, 1, 2)
+    return (nearest - farthest > _OUTLINE).to(truth.dtype)
 
 
 def unlikelihood(candidates: Tensor, log_weight: Tensor, truth: Tensor) -> Tensor:

@@ -114,6 +114,9 @@ def test_planes_are_carried_to_every_pixel() -> None:
         assert isinstance(last, torch.nn.Linear)
         last.weight[1:3] = 0
         last.bias[1], last.bias[2] = 0, 20  # no correction of values, slopes kept
+        choose = model.choose[-1]
+        assert isinstance(choose, torch.nn.Linear)
+        choose.bias[1] = -1e5  # planes alone
         found = model(picture(), given).mixture + given.middle
     torch.testing.assert_close(found[0], wanted, atol=1e-4, rtol=0)
 

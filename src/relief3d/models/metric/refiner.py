@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import MAP_FEATURES, POINT_FEATURES, PromptCandidates
 
+_FLAT = 4
+"""Nearest points whose own value is a candidate too, beside their plane: planes of points at an outline lean."""
 _REACH = 0.7
 """Largest change of log inverse depth that a plane may carry from a point to a cell."""
 _FAR = 4.0
@@ -166,7 +168,7 @@ class PromptRefiner(nn.Module):
         self.see = nn.Conv2d(base, point, 1)
         self.message = _mlp(2 * POINT_FEATURES + 3, point, point)
         self.judge = _mlp(2 * point + point + POINT_FEATURES, point, 3 + key + config.fine)
-        self.choose = _mlp(10, 24, 1)
+        self.choose = _mlp(10, 24, 2)
         # What speaks against a candidate before anything is learned: another colour, and distance.
         self.against_colour = nn.Parameter(torch.tensor(math.log(_COLOUR)))
         self.against_distance = nn.Parameter(torch.tensor(math.log(_DISTANCE)))
@@ -280,7 +282,8 @@ class PromptRefiner(nn.Module):
             ],
             -1,
         )
-        logits = self.choose(said)[..., 0] - self.against_distance.exp() * said[..., 4] ** 2
+        near = self.against_distance.exp() * said[..., 4] ** 2
+        plane, flat = (logits - near for logits in self.choose(said).unbind(-1))
         # The four pixels of every cell: (B, K, 4, h * w).
         within = torch.tensor([(-0.5, -0.5), (0.5, -0.5), (-0.5, 0.5), (0.5, 0.5)], device=image.device)
         fine_carried = ((step[:, :, None] + within[:, None]) * rows[:, :, None, :, 3:5]).sum(-1)
@@ -290,9 +293,11 @@ class PromptRefiner(nn.Module):
         unlike = sum((theirs[c][:, :, None] - pixels[:, c]).square() for c in range(3))
         looks = self.to_fine(seen).reshape(B, -1, 4, h * w)
         alike = torch.einsum("bkpe,besp->bksp", rows[..., 9 + keys :].to(looks.dtype), looks)
-        fine = logits[:, :, None] - self.against_colour.exp() * unlike + alike
+        suits = alike - self.against_colour.exp() * unlike
+        fine = torch.cat([plane[:, :, None] + suits, flat[:, :_FLAT, None] + suits[:, :_FLAT]], 1)
+        fine_value = torch.cat([fine_value, rows[:, :_FLAT, None, :, 2].expand(-1, -1, 4, -1)], 1)
         points, fine = _pixels(fine_value, h, w), _pixels(fine, h, w)
-        tight = (-self.against_distance.exp() * said[..., 4] ** 2).softmax(1)
+        tight = (-near).softmax(1)
         around = (tight * (value - (tight * value).sum(1, keepdim=True)).abs()).sum(1).reshape(B, 1, h, w)
         lifted = F.interpolate(
             torch.cat([around, maps[:, 3:4], dense], 1), scale_factor=2, mode="bilinear", align_corners=False
