@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -42,7 +43,7 @@ from relief3d.train.task import LossReport, StepInfo
 PANELS = 2
 
 
-class StudentTask:
+class StudentTask(ABC):
     """What both students have in common; see :class:`relief3d.train.task.Task`.
 
     Args:
@@ -55,13 +56,13 @@ class StudentTask:
     def __init__(self, config: Any, device: str = "cpu") -> None:
         self.config: StudentConfig = config
 
+    @abstractmethod
     def network(self) -> nn.Module:
         """With random weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def predictor(self, model: nn.Module) -> evaluation.Predictor:
         """How the network is asked for depth."""
-        raise NotImplementedError
 
     @cached_property
     def stream(self) -> StudentStream:
