@@ -141,18 +141,18 @@ class Block(nn.Module):
             first: scale and shift (B, T, C) before attention.
             second: those before the MLP.
         """
-        x = _added(x, self.attn(self.norm1(x) * first[0] + first[1], rope), self.ls1)
-        return _added(x, self.mlp(self.norm2(x) * second[0] + second[1]), self.ls2)
+        x = add_branch(x, self.attn(self.norm1(x) * first[0] + first[1], rope), self.ls1)
+        return add_branch(x, self.mlp(self.norm2(x) * second[0] + second[1]), self.ls2)
 
     def _forward(
         self, x: Tensor, rope: RopeTable | None, attend: Attend, cache: KeyValueCache | None
     ) -> Tensor:
-        x = _added(x, self.attn(self.norm1(x), rope, attend, cache), self.ls1)
-        return _added(x, self.mlp(self.norm2(x)), self.ls2)
+        x = add_branch(x, self.attn(self.norm1(x), rope, attend, cache), self.ls1)
+        return add_branch(x, self.mlp(self.norm2(x)), self.ls2)
 
 
-def _added(x: Tensor, branch: Tensor, scale: nn.Module) -> Tensor:
-    """X + scale(branch), in one operation; without gradients in the memory of the branch."""
+def add_branch(x: Tensor, branch: Tensor, scale: nn.Module) -> Tensor:
+    """``x + scale(branch)`` in one operation; without gradients in the memory of the branch."""
     if not isinstance(scale, LayerScale):
         return x + scale(branch)
     if torch.is_grad_enabled() or x.dtype != branch.dtype or scale.gamma.dtype != x.dtype:

@@ -1,0 +1,1 @@
+"""Volumetric networks: posed pictures and depth to a signed distance field."""
