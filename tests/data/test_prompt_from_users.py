@@ -167,6 +167,13 @@ def test_only_outliers_are_noticed_with_and_without_a_prior() -> None:
     assert facts.agreeing == pytest.approx(0.8, abs=0.06)
 
 
+def test_without_a_prior_nothing_is_said_about_one() -> None:
+    ramp = torch.exp(torch.linspace(0, 5, SIZE[1])).expand(SIZE)
+    prompt = MetricPrompt.from_depth_map(torch.where(dotted(300) > 0, ramp, 0.0))
+    made = prepare_prompt(prompt)
+    assert made.facts.agreeing < 0.25 and made.notes == ()
+
+
 def test_without_a_prior_the_fill_is_a_weighted_mean_of_neighbours() -> None:
     prompt = MetricPrompt.from_depth_map(dotted(30))
     made = prepare_prompt(prompt).condition

@@ -87,6 +87,7 @@ def prepare_prompt(
     Raises:
         InputError: the prior has another size or no positive value, or prompt and metric prior differ by a unit.
     """
+    guided = prior is not None
     if prior is None:
         prior = torch.ones_like(prompt.depth)
     if prior.shape != prompt.depth.shape:
@@ -101,7 +102,7 @@ def prepare_prompt(
     if metric_prior and (hint := unit_hint(facts.ratio)):
         raise InputError(hint, remedy="give the unit of the prompt")
     notes = prompt.notes
-    if facts.points >= _FEW_FOR_AFFINE and facts.agreeing < _LEAST_AGREEING:
+    if guided and facts.points >= _FEW_FOR_AFFINE and facts.agreeing < _LEAST_AGREEING:
         notes = (
             *notes,
             f"only {100 * facts.agreeing:.0f} % of the prompt agrees with the prior: it may consist of outliers",

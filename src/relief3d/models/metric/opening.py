@@ -49,6 +49,7 @@ POINTMAP = "pointmap"
 PYRAMIDS = ("depth_pro", "depth_map", "teacher")
 PROMPTED = ("teacher", REFINER)
 KNOWN = (*PYRAMIDS, POINTMAP, REFINER)
+_CONFIG_KEYS = {REFINER: refiner_loading.CONFIG_KEY, POINTMAP: pointmap_loading.CONFIG_KEY}
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,12 @@ class MetricEstimator:
         Raises:
             InputError: a picture or prompt that cannot be used, or a network that needs a prompt and gets none.
         """
+        if isinstance(prompt, MetricPrompt) and prompt.size != tuple(image.shape[-2:]):
+            raise InputError(
+                f"the prompt has {prompt.size[1]}x{prompt.size[0]} pixels, the picture "
+                f"{image.shape[-1]}x{image.shape[-2]}",
+                remedy="bring it to the picture's size with at_size, if it shows the same view",
+            )
         images = image[None].to(self.device)
         if self.weights.needs_prompt and prompt is None:
             raise InputError(
@@ -237,7 +244,7 @@ def with_prior(prompt: MetricPrompt, prior: MetricPrediction) -> PreparedPrompt:
     """
     depth = prior.depth_map(0)
     disparity = torch.where(depth.valid, 1 / depth.values.clamp_min(1e-6), 0.0).cpu().float()
-    return prepare_prompt(prompt, disparity, metric_prior="guess" not in prior.focal_sources)
+    return prepare_prompt(prompt, disparity, metric_prior="guessed" not in prior.focal_sources)
 
 
 def open_metric(
@@ -252,7 +259,10 @@ def open_metric(
     Raises:
         InputError: names or shapes do not fit.
     """
-    kind, size = weights.architecture, weights.size
+    kind = weights.architecture
+    # A size only names the usual configuration: the file's own may have other skips or another injection.
+    carried = read_config(weights.file, _CONFIG_KEYS.get(kind, pyramid_loading.CONFIG_KEY)) is not None
+    size = None if carried else weights.size
     if kind == REFINER:
         config = None if size is None else refiner_config(size)
         refiner = load_refiner(weights.file, config=config, device=device)
@@ -264,7 +274,7 @@ def open_metric(
     }
     if kind == POINTMAP:
         pointmap = load_pointmap(
-            weights.file, config=_pointmap_config(weights), device=device, announce=announce
+            weights.file, config=_pointmap_config(weights, size), device=device, announce=announce
         )
         return MetricEstimator(
             weights, PointMapModel(pointmap, tokens=options.tokens, masked=options.masked), device
@@ -277,15 +287,15 @@ def open_metric(
     return MetricEstimator(weights, wrap_metric(pyramid, running), device)
 
 
-def _pointmap_config(weights: MetricWeights) -> PointMapConfig | None:
+def _pointmap_config(weights: MetricWeights, size: str | None) -> PointMapConfig | None:
     """Of a file that carries none, as a training run of ours may have written; None: the file's own."""
-    if weights.size is None or read_config(weights.file, pointmap_loading.CONFIG_KEY) is not None:
+    if size is None:
         return None
-    if weights.size not in get_args(PointMapSize):
-        raise InputError(f"there is no point-map network of size '{weights.size}'", path=weights.file)
+    if size not in get_args(PointMapSize):
+        raise InputError(f"there is no point-map network of size '{size}'", path=weights.file)
     names = read_header(weights.file)
     heads = {k: any(n.startswith(f"{k}_head.") for n in names) for k in ("normal", "mask", "scale")}
-    config = pointmap_config(cast(PointMapSize, weights.size), normals=heads["normal"], mask=heads["mask"])
+    config = pointmap_config(cast(PointMapSize, size), normals=heads["normal"], mask=heads["mask"])
     tokens = _card(weights.file).get("tokens")
     if isinstance(tokens, list) and len(tokens) == 2:
         config = replace(config, tokens=(int(tokens[0]), int(tokens[1])))
