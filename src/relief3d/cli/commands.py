@@ -282,6 +282,8 @@ class ReproCommand:
     """auto, cpu, cuda or mps."""
     list: bool = False
     """Show what there is."""
+    only: tuple[str, ...] = ()
+    """Names of the tables to run (see --list); none: all."""
     quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
     """No progress."""
 
@@ -294,7 +296,10 @@ class ReproCommand:
             return EXIT_OK
         from relief3d.pipelines.repro.run import reproduce
 
-        page = reproduce(self.name, self.budget, self.out, device=self.device, progress=_progress(self.quiet))
+        progress = _progress(self.quiet)
+        page = reproduce(
+            self.name, self.budget, self.out, device=self.device, progress=progress, only=self.only
+        )
         _print(f"page: {page}")
         return EXIT_OK
 

@@ -284,3 +284,14 @@ def test_the_engine_s_own_experiment(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     assert len(set(values)) == 4  # arms differ, so each did what its name says
     assert "float32, moving average" in page
+
+
+def test_only_some_tables(toy: Toy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    first = toy.experiment()
+    monkeypatch.setattr(run, "find_experiments", lambda paper: (first, replace(first, name="other")))
+    run.reproduce("reliev3r", "smoke", tmp_path, device="cpu", command=["test"], only=["other"])
+    assert (tmp_path / "results" / "reliev3r" / "other_smoke.json").is_file()
+    assert not (tmp_path / "results" / "reliev3r" / "toy_smoke.json").exists()
+    assert len(toy.calls) == 7
+    with pytest.raises(InputError, match=r"no table 'third'.*there are toy, other"):
+        run.reproduce("reliev3r", "smoke", tmp_path, only=["third"])

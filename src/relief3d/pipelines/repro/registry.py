@@ -44,7 +44,7 @@ def find_experiments(paper: str) -> tuple[Experiment, ...]:
 def list_experiments() -> str:
     """One line per table."""
     return "\n".join(
-        f"{paper}: {experiment.title}"
+        f"{paper}: {experiment.name}: {experiment.title}"
         for paper, experiments in load_experiments().items()
         for experiment in experiments
     )

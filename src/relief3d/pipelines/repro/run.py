@@ -47,6 +47,7 @@ def reproduce(
     device: str = "auto",
     command: Sequence[str] | None = None,
     progress: Progress | None = None,
+    only: Sequence[str] = (),
 ) -> Path:
     """Run everything of a paper that is not done yet, and write results and page.
 
@@ -57,18 +58,19 @@ def reproduce(
         device: cpu, cuda, mps or auto.
         command: what is written into results as the command; None: this process'.
         progress: the console.
+        only: names of the tables to run; none: all. The page shows all that there are results of.
 
     Returns:
         The page.
 
     Raises:
-        InputError: unknown paper, a budget it does not have, an absent device, parameters that changed since the first
+        InputError: unknown paper or table, a budget it does not have, an absent device, parameters that changed since the first
             run, or another process at work in the folder.
         RunError: an arm failed; arms that are done stay done.
         KeyboardInterrupt: interrupted; the same command goes on.
     """
     progress = progress or SilentProgress()
-    experiments = find_experiments(paper)
+    experiments = _chosen(paper, only)
     words = ["relief3d", *sys.argv[1:]] if command is None else list(command)
     resolve_device(device)  # refused before anything is written
     for experiment in experiments:
@@ -80,6 +82,15 @@ def reproduce(
             result = run_experiment(experiment, budget, out, device=device, command=words, progress=progress)
             write_json(result_path(out, experiment, budget), result)
         return write_page(out, paper)
+
+
+def _chosen(paper: str, only: Sequence[str]) -> tuple[Experiment, ...]:
+    experiments = find_experiments(paper)
+    names = [experiment.name for experiment in experiments]
+    for name in only:
+        if name not in names:
+            raise InputError(f"{paper} has no table '{name}'", remedy=f"there are {', '.join(names)}")
+    return tuple(e for e in experiments if not only or e.name in only)
 
 
 def result_path(out: Path, experiment: Experiment, budget: Budget) -> Path:
