@@ -64,8 +64,8 @@ def reproduce(
         The page.
 
     Raises:
-        InputError: unknown paper or table, a budget it does not have, an absent device, parameters that changed since the first
-            run, or another process at work in the folder.
+        InputError: unknown paper or table, a budget it does not have, an absent device, parameters that changed since
+            the first run, or another process at work in the folder.
         RunError: an arm failed; arms that are done stay done.
         KeyboardInterrupt: interrupted; the same command goes on.
     """
