@@ -17,12 +17,12 @@ IDENTITY_SLOPE = 1.0
 
 def convolution(dims: int, channels: int, out: int, side: int) -> nn.Module:
     """Without bias, padded to the same size."""
-    return CONVOLUTIONS[dims - 1](channels, out, side, padding=side // 2, bias=False)  # type: ignore[call-arg]
+    return CONVOLUTIONS[dims - 1](channels, out, side, padding=side // 2, bias=False)
 
 
 def norm(dims: int, channels: int) -> nn.Module:
     """Batch norm."""
-    return NORMS[dims - 1](channels)  # type: ignore[call-arg]
+    return NORMS[dims - 1](channels)
 
 
 def activation(slope: float, *, inplace: bool = False) -> nn.Module:

@@ -124,8 +124,10 @@ class VfmFeatures(nn.Module):
         self.head = DptHead(vggt.dense(None, self.channels, pos_embed=not tracks, down_ratio=2))
         if not tracks:
             # The depth head narrows here, and its features are what comes before.
-            nn.init.dirac_(self.head.scratch.output_conv1.weight)
-            nn.init.zeros_(self.head.scratch.output_conv1.bias)
+            last = self.head.scratch.output_conv1
+            nn.init.dirac_(last.weight)
+            assert last.bias is not None
+            nn.init.zeros_(last.bias)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         if config.train_head:
