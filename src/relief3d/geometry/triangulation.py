@@ -141,6 +141,82 @@ def triangulate_midpoint(
     return 0.5 * (on_a + on_b), (s > 0) & (r > 0) & ~parallel
 
 
+def triangulate_two_views(xy_a: Tensor, xy_b: Tensor, b_from_a: Tensor, iterations: int = 4) -> Tensor:
+    """Linear triangulation for many pairs of views at once, several times faster than by singular values; no gradient.
+
+    The rows are those of :func:`triangulate_dlt`, in the frame of the first camera and with the baseline as unit, so
+    that origin and unit of the world do not matter. Their null vector comes from inverse iterations, every step of
+    which squares the ratio of the two smallest singular values: rays that nearly meet agree with the singular vector
+    to rounding, points that no gate would keep may not.
+
+    Args:
+        xy_a: (*, N, 2) normalised image coordinates (x / z, y / z) in the first views.
+        xy_b: (*, N, 2) in the second views.
+        b_from_a: (*, 4, 4) relative poses.
+        iterations: see above.
+
+    Returns:
+        (*, N, 3) float64 points in the frame of the first camera, in the unit of the pose. Without a baseline the
+        depth has no meaning.
+    """
+    pose = b_from_a.double()
+    length = pose[..., :3, 3].norm(dim=-1).clamp_min(1e-300)
+    t = (pose[..., :3, 3] / length[..., None])[..., None, :]
+    R = pose[..., None, :3, :3]
+    (xa, ya), (xb, yb) = xy_a.double().unbind(-1), xy_b.double().unbind(-1)
+    zero, one = torch.zeros_like(xa), torch.ones_like(xa)
+    rows = [[-one, zero, xa, zero], [zero, -one, ya, zero]]
+    for at, value in ((0, xb), (1, yb)):
+        rows.append([value * R[..., 2, k] - R[..., at, k] for k in range(3)])
+        rows[-1].append(value * t[..., 2] - t[..., at])
+    square = [1 / sum((c * c for c in row), zero).clamp_min(1e-300) for row in rows]
+    M = {
+        (i, j): sum((s * row[i] * row[j] for s, row in zip(square, rows, strict=True)), zero)
+        for i in range(4)
+        for j in range(i + 1)
+    }
+    lower, pivots = _ldl4(M)
+    v = [xa, ya, one, 0.3 * one]
+    for _ in range(iterations):
+        v = _ldl4_solve(lower, pivots, v)
+        size = torch.stack([c.abs() for c in v]).amax(0).clamp_min(1e-300)
+        v = [c / size for c in v]
+    w = torch.where(v[3].abs() < 1e-15, torch.where(v[3] < 0, -1e-15, 1e-15), v[3])
+    return torch.stack([c / w for c in v[:3]], -1) * length[..., None, None]
+
+
+def _ldl4(M: dict[tuple[int, int], Tensor]) -> tuple[dict[tuple[int, int], Tensor], list[Tensor]]:
+    """Factors of symmetric 4x4 matrices given by their lower entries, elementwise; pivots are kept positive."""
+    least = 1e-15 * (M[0, 0] + M[1, 1] + M[2, 2] + M[3, 3])
+    lower: dict[tuple[int, int], Tensor] = {}
+    pivots: list[Tensor] = []
+    for j in range(4):
+        d = M[j, j]
+        for k in range(j):
+            d = d - lower[j, k].square() * pivots[k]
+        pivots.append(torch.maximum(d, least))
+        for i in range(j + 1, 4):
+            value = M[i, j]
+            for k in range(j):
+                value = value - lower[i, k] * lower[j, k] * pivots[k]
+            lower[i, j] = value / pivots[j]
+    return lower, pivots
+
+
+def _ldl4_solve(
+    lower: dict[tuple[int, int], Tensor], pivots: list[Tensor], right: list[Tensor]
+) -> list[Tensor]:
+    y = list(right)
+    for i in range(4):
+        for k in range(i):
+            y[i] = y[i] - lower[i, k] * y[k]
+    y = [value / pivot for value, pivot in zip(y, pivots, strict=True)]
+    for i in reversed(range(4)):
+        for k in range(i + 1, 4):
+            y[i] = y[i] - lower[k, i] * y[k]
+    return y
+
+
 def parallax_angle(points: Tensor, centre_a: Tensor, centre_b: Tensor) -> Tensor:
     """Angle at the points between the rays to two centres; (*, N, 3), (*, 3), (*, 3) -> (*, N) radians."""
     a, b = points - centre_a[..., None, :], points - centre_b[..., None, :]
