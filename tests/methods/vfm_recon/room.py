@@ -10,14 +10,20 @@ import torch
 from torch import Tensor
 
 from relief3d.core.contract import Camera
-from relief3d.geometry.projection import intrinsics, project_world, world_rays
+from relief3d.geometry.projection import intrinsics, normalize_pixels, project_world, world_rays
 from relief3d.geometry.transforms import look_at
 from relief3d.methods.vfm_recon.inputs import PairMatches, SubmapDepth
 from relief3d.methods.vfm_recon.submaps import Submap
 
 LOW = torch.tensor([-3.0, -2.5, 0.0], dtype=torch.float64)
 HIGH = torch.tensor([3.0, 2.5, 3.0], dtype=torch.float64)
-SPHERES = [(-2.0, 0.5, 0.6, 0.6), (1.8, -1.5, 0.5, 0.5), (2.2, 1.2, 1.2, 0.4), (-0.5, 2.0, 0.7, 0.45), (-1.2, -2.0, 1.4, 0.4)]  # fmt: skip
+SPHERES = [
+    (-2.0, 0.5, 0.6, 0.6),
+    (1.8, -1.5, 0.5, 0.5),
+    (2.2, 1.2, 1.2, 0.4),
+    (-0.5, 2.0, 0.7, 0.45),
+    (-1.2, -2.0, 1.4, 0.4),
+]
 UP = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
 
 
@@ -141,10 +147,7 @@ def true_matches(
         xy = torch.rand(3 * count, 2, generator=generator, dtype=torch.float64) * torch.tensor(
             [width, height]
         )
-        rays = torch.stack(
-            [(xy[:, 0] - first.K[0, 2]) / first.K[0, 0], (xy[:, 1] - first.K[1, 2]) / first.K[1, 1], torch.ones(len(xy)).double()],
-            -1,
-        )  # fmt: skip
+        rays = torch.cat([normalize_pixels(xy, first.K), torch.ones(len(xy), 1, dtype=torch.float64)], -1)
         pose = first.world_from_cam
         directions = rays @ pose[:3, :3].T
         points = pose[:3, 3] + directions * ray_depth(pose[:3, 3], directions)[:, None]

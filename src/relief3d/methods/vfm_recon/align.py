@@ -305,12 +305,13 @@ def share_frames(first: Submap, second: Submap) -> bool:
 
 
 def _facts(depth: Tensor) -> SubmapFacts:
+    size = (int(depth.shape[2]), int(depth.shape[1]))
     known = depth[:, ::4, ::4]
     known = known[torch.isfinite(known) & (known > 0)].float()
     if not known.numel():
-        return SubmapFacts(math.nan, math.nan)
+        return SubmapFacts(math.nan, math.nan, size)
     far = known.kthvalue(max(1, round(0.98 * known.numel()))).values
-    return SubmapFacts(float(known.median().log()), float(far.log()))
+    return SubmapFacts(float(known.median().log()), float(far.log()), size)
 
 
 def _assemble(

@@ -51,10 +51,12 @@ class SubmapFacts:
     Attributes:
         log_median: ln of its median depth.
         log_far: ln of the 98th percentile of its depth.
+        size: (width, height) of its maps.
     """
 
     log_median: float
     log_far: float
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,13 @@ class SceneAlignment:
         chain = [m.index for m in self.submaps if m.kind == "chain"]
         values = torch.tensor([self.facts[m].log_far + float(self.log_scale[m]) for m in chain])
         return float(values[torch.isfinite(values)].median().exp())
+
+    def depth_camera(self, frame: int) -> Camera:
+        """Camera of a keyframe at the size of its depth map."""
+        places = [
+            (m.index, m.position(frame)) for m in self.submaps if m.kind == "chain" and frame in m.frames
+        ]
+        return resize_camera(self.cameras[frame], *self.facts[places[0][0]].size)
 
     def depth_frames(
         self, depths: DepthSource, frames: Sequence[int] | None = None
