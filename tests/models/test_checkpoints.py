@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from relief3d.core.errors import InputError, RunError
@@ -98,8 +99,11 @@ def test_damaged_and_dangerous_files_are_refused(tmp_path: Path) -> None:
     torn = tmp_path / "torn.pt"
     torch.save(nano().state_dict(), torn)
     torn.write_bytes(torn.read_bytes()[:3000])
-    for path in (cut, torn):
-        with pytest.raises(InputError, match="damaged, truncated"):
+    text, picture = tmp_path / "accounts", tmp_path / "a.png"
+    text.write_text("root:x:0:0:root:/root:/bin/bash\ndaemon:x:1:1:daemon:/usr/sbin:/usr/sbin/nologin\n")
+    Image.new("RGB", (8, 8)).save(picture)
+    for path in (cut, torn, text, picture):
+        with pytest.raises(InputError, match=r"damaged, truncated|more than weights"):
             read_state(path)
 
     class Evil:

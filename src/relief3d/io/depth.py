@@ -186,7 +186,9 @@ def _choose(names: dict[str, Any], key: str | None, path: str | Path, what: str)
     if len(names) == 1:
         return next(iter(names))
     raise InputError(
-        f"has several {what}s ({', '.join(sorted(names))})", path=path, remedy="name one with key"
+        f"has several {what}s ({', '.join(sorted(names))})",
+        path=path,
+        remedy="name one with key, or save one alone",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import struct
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -189,7 +190,8 @@ def _opened(path: Path, safetensors: Callable[[], dict[str, Tensor]], *, mmap: b
             # Files older than the zip format cannot be mapped.
             mapped = mmap and zipfile.is_zipfile(path)
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (SafetensorError, EOFError, OSError, ValueError, RuntimeError) as exc:
+    except (SafetensorError, EOFError, OSError, ValueError, RuntimeError, LookupError, struct.error) as exc:
+        # The last two: what torch says of files that were never weights, such as pictures or text.
         raise InputError(
             "cannot be read as weights: damaged, truncated or of another kind",
             path=path,

@@ -84,6 +84,31 @@ def test_what_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         opened.predict(torch.zeros(H, W, 3))
     with pytest.raises(InputError, match="K must be"):
         opened.predict(pixels(), K=(1.0, 2.0))
+    turned = intrinsics(60, 60, 24, 18).T
+    for K, says in (
+        (turned, "transposed"),
+        (np.diag([60.0, 60.0, 2.0]), "K must be"),
+        (intrinsics(60, 60, 24, 18) + torch.tensor([[0, 1, 0], [0, 0, 0], [0, 0, 0]]), "no skew"),
+        ((60, 60, 2400, 18), "outside the picture"),
+        ((0.001, 0.001, 24, 18), "field of view"),
+        ((float("nan"), 60, 24, 18), "finite"),
+        ("wide", "K must be"),
+    ):
+        with pytest.raises(InputError, match=says):
+            opened.predict(pixels(), K=K)  # type: ignore[arg-type]
+    for deep in (np.full((H, W), 30_000, np.uint16), np.full((H, W), 0.5, np.float32)):
+        with pytest.raises(InputError, match="does not say which value is white"):
+            opened.predict(Image.fromarray(deep))
+    with pytest.raises(InputError, match="side is not for a depth_map"):
+        relief3d.open_depth_model(str(weights(tmp_path, "depth_map")), device="cpu", side=100)
+    for kind, options in (
+        ("prompt-refiner", {"side": 0}),
+        ("depth_map", {"pixels": float("inf")}),
+        ("depth_map", {"pixels": float("nan")}),
+        ("pointmap", {"tokens": -1}),
+    ):
+        with pytest.raises(InputError, match="must be positive"):
+            relief3d.open_depth_model(str(weights(tmp_path, kind)), device="cpu", **options)
     folder = tmp_path / "two"
     folder.mkdir()
     for k in range(2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,16 @@ def test_the_file_of_the_published_programs(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text('{"cam_in": [50, 51, 24]}')
     with pytest.raises(InputError, match="cam_in"):
         given(str(tmp_path / "b.json"))
+
+
+def test_a_matrix_that_is_no_K_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "k.json"
+    turned, leaning = [[60, 0, 0], [0, 60, 0], [24, 18, 1]], [[60, 2, 24], [0, 60, 18], [0, 0, 1]]
+    for K, says in ((turned, "transposed"), (leaning, "skew")):
+        path.write_text(json.dumps({"K": K}))
+        with pytest.raises(InputError, match="K must be") as caught:
+            given(str(path))
+        assert caught.value.path == path and says in str(caught.value.remedy)
 
 
 @pytest.mark.parametrize("text", ["1.1,1.4,0.5,0.5", "2,2,24,18", "90000,90000,24,18"])

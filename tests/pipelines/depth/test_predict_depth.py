@@ -138,6 +138,13 @@ def test_a_prior_guides_a_teacher_and_no_other_network(tmp_path: Path) -> None:
     # A metric prior that is a thousand times nearer tells the unit.
     with pytest.raises(InputError, match="looks like millimetres"):
         with_prior(prompt, replace(said, depth=torch.full((1, SIZE[1], SIZE[0]), 0.0025), valid=None))
+    # So it does through the command, which names the file and the option.
+    unit = MetricPrompt.from_depth_map(sparse(SIZE[1], SIZE[0]) * 1000, unit="m").depth
+    write_depth(tmp_path / "mm.npz", Depth.from_values(unit))
+    wrong = replace(guided, prompt=tmp_path / "mm.npz", prompt_scale=1.0, intrinsics="50,50,24,18")
+    with pytest.raises(InputError, match="looks like millimetres") as caught:
+        predict_depth(picture, tmp_path / "unit", config=wrong)
+    assert caught.value.path == tmp_path / "mm.npz" and "--prompt-scale" in str(caught.value.remedy)
     for kind, other, says in (
         ("prompt-refiner", prior, "takes no prior"),
         ("teacher", weights(tmp_path, "prompt-refiner"), "needs a prompt itself"),
@@ -251,6 +258,23 @@ def test_finished_pictures_are_kept_and_changed_ones_done_again(
     other = replace(made, format="exr")
     assert predict_depth(pictures, out, config=other).kept == 0
     assert sorted(p.name for p in (out / "depth").iterdir()) == ["a.exr", "b.exr"]
+
+
+def test_what_is_left_of_other_pictures_is_said_and_removed_when_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures, out, made = two_photos(tmp_path), tmp_path / "out", config(tmp_path, points=True)
+    predict_depth(pictures, out, config=made)
+    assert report(out)["left_over"] == []
+    with caplog.at_level(logging.WARNING):
+        assert predict_depth(pictures / "b.png", out, config=made).kept == 1
+    assert "made of 1 other picture(s), for example a;" in caplog.text
+    assert report(out)["left_over"] == ["a"] and (out / "depth" / "a.npz").is_file()
+    (out / "depth" / "mine.npz").write_bytes(b"not ours")
+    assert predict_depth(pictures / "b.png", out, config=replace(made, overwrite=True)).kept == 1
+    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file())
+    assert not [f for f in files if Path(f).name.startswith("a.")] and report(out)["left_over"] == []
+    assert {"depth/b.npz", "depth/mine.npz", "points/b.ply", "records/b.json"} <= set(files)
 
 
 def test_frames_in_order_are_steadied_and_continued_alike(

@@ -5,6 +5,7 @@ One way in for everything that uses such networks: ``relief3d depth``, ``reconst
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -98,6 +99,32 @@ class MetricRunOptions:
     pixels: float | None = None
     tokens: int | None = None
     masked: bool = True
+
+
+def check_options(options: MetricRunOptions, architecture: str, prefix: str = "") -> None:
+    """Refuse options that a network does not have, and values that say nothing.
+
+    Args:
+        options: of the run.
+        architecture: of the network.
+        prefix: of the options' names, for people.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value, kinds in (
+        ("side", options.side, (REFINER,)),
+        ("pixels", options.pixels, PYRAMIDS),
+        ("tokens", options.tokens, (POINTMAP,)),
+    ):
+        if value is None:
+            continue
+        if architecture not in kinds:
+            raise InputError(
+                f"{prefix}{name} is not for a {architecture} network", remedy=f"leave {prefix}{name} away"
+            )
+        if not 0 < value < math.inf:
+            raise InputError(f"{prefix}{name} must be positive, got {value}")
 
 
 def find_metric(
@@ -257,9 +284,10 @@ def open_metric(
     """Load the weights.
 
     Raises:
-        InputError: names or shapes do not fit.
+        InputError: names or shapes do not fit; or an option that the network does not have, or out of range.
     """
     kind = weights.architecture
+    check_options(options, kind)
     # A size only names the usual configuration: the file's own may have other skips or another injection.
     carried = read_config(weights.file, _CONFIG_KEYS.get(kind, pyramid_loading.CONFIG_KEY)) is not None
     size = None if carried else weights.size

@@ -21,15 +21,21 @@ from relief3d.core.contract import Camera, KSource
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError, RunError
 from relief3d.data.metric_prompt import MetricPrompt, Unit
-from relief3d.geometry.projection import depth_to_points, intrinsics
+from relief3d.geometry.projection import depth_to_points
 from relief3d.io.folders import open_input
 from relief3d.models.metric.interface import Focal, GuessedFocalWarning
 from relief3d.models.metric.opening import MetricEstimator, MetricRunOptions, find_metric, open_metric
 from relief3d.models.packaged import PLAIN, PROMPTED
-from relief3d.pipelines.depth.cameras import used_camera
+from relief3d.pipelines.depth.cameras import (
+    GivenIntrinsics,
+    checked_intrinsics,
+    of_matrix,
+    used_camera,
+)
 
 Picture = str | Path | Tensor | np.ndarray | Any
-"""A file; (3, H, W) tensor in [0, 1]; (H, W, 3) or (H, W) uint8 array; or a Pillow image."""
+"""A file; (3, H, W) tensor in [0, 1]; (H, W, 3) or (H, W) uint8 array; or a Pillow image with 8 bits per
+channel, taken as it is (Pillow's ``exif_transpose`` turns it, as reading a file does)."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ class DepthModel:
         """
         image, camera = _opened(picture)
         if K is not None:
-            camera = camera.replace(K=_matrix(K), K_source="given")
+            camera = GivenIntrinsics(_matrix(K)).of(camera, "the picture")
         if (prompt is not None) != self.needs_prompt:
             raise InputError(
                 f"{self.name} needs sparse metric depth"
@@ -173,6 +179,13 @@ def _opened(picture: Picture) -> tuple[Tensor, Camera]:
             )
         image = picture.float().cpu()
     else:
+        mode = getattr(picture, "mode", "RGB")
+        if mode == "F" or mode.startswith("I"):
+            # Pillow would cut such values at 255: a white picture.
+            raise InputError(
+                f"a Pillow image of mode {mode} does not say which value is white",
+                remedy="convert it to 8-bit RGB, or name its file",
+            )
         values = np.asarray(picture.convert("RGB") if hasattr(picture, "convert") else picture)
         if (
             values.dtype != np.uint8
@@ -189,10 +202,13 @@ def _opened(picture: Picture) -> tuple[Tensor, Camera]:
 
 
 def _matrix(K: Sequence[float] | Tensor | np.ndarray) -> Tensor:
-    values = torch.as_tensor(K, dtype=torch.float64)
-    if values.shape == (4,):
-        fx, fy, cx, cy = (float(v) for v in values)
-        return intrinsics(fx, fy, cx, cy)
-    if values.shape != (3, 3):
+    try:
+        values = torch.as_tensor(K, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as exc:
+        raise InputError("K must be (fx, fy, cx, cy) or 3x3 numbers") from exc
+    if values.shape == (3, 3):
+        return checked_intrinsics(*of_matrix(values))
+    if values.shape != (4,):
         raise InputError(f"K must be (fx, fy, cx, cy) or 3x3, not {tuple(values.shape)}")
-    return values
+    fx, fy, cx, cy = (float(v) for v in values)
+    return checked_intrinsics(fx, fy, cx, cy)

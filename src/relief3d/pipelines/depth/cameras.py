@@ -106,7 +106,7 @@ def parse_intrinsics(text: str) -> GivenIntrinsics | Path:
         raise InputError(
             f"--intrinsics '{text}' is no file and not four numbers", remedy="give fx,fy,cx,cy in pixels"
         ) from exc
-    return GivenIntrinsics(_checked(fx, fy, cx, cy, None))
+    return GivenIntrinsics(checked_intrinsics(fx, fy, cx, cy))
 
 
 def _from_json(record: Record) -> GivenIntrinsics:
@@ -114,7 +114,7 @@ def _from_json(record: Record) -> GivenIntrinsics:
     if matrix is None and cam_in is not None and len(cam_in) == 4:
         numbers = list(cam_in)  # as MetricAnything's own programs write it beside a picture
     elif matrix is not None:
-        numbers = [float(matrix[0, 0]), float(matrix[1, 1]), float(matrix[0, 2]), float(matrix[1, 2])]
+        numbers = list(of_matrix(torch.as_tensor(matrix, dtype=torch.float64), record.path))
     else:
         found = [record.number(key) for key in ("fx", "fy", "cx", "cy")]
         numbers = [v for v in found if v is not None]
@@ -129,10 +129,31 @@ def _from_json(record: Record) -> GivenIntrinsics:
         raise record.error("'width' and 'height' must be given together, in pixels")
     size = None if width is None or height is None else (width, height)
     fx, fy, cx, cy = numbers
-    return GivenIntrinsics(_checked(fx, fy, cx, cy, record.path), size)
+    return GivenIntrinsics(checked_intrinsics(fx, fy, cx, cy, record.path), size)
 
 
-def _checked(fx: float, fy: float, cx: float, cy: float, path: Path | None) -> Tensor:
+def of_matrix(K: Tensor, path: Path | None = None) -> tuple[float, float, float, float]:
+    """fx, fy, cx, cy of a (3, 3) K.
+
+    Raises:
+        InputError: anything else stands where a K has zeros and a one: it is transposed, skewed or not normalised.
+    """
+    rest = torch.stack([K[0, 1], K[1, 0], K[2, 0], K[2, 1], K[2, 2] - 1])
+    if not bool((rest.abs() <= 1e-6).all()):
+        raise InputError(
+            f"K must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], got {K.tolist()}",
+            path=path,
+            remedy="check that it is not transposed; the networks know no skew",
+        )
+    return float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
+
+
+def checked_intrinsics(fx: float, fy: float, cx: float, cy: float, path: Path | None = None) -> Tensor:
+    """(3, 3) K.
+
+    Raises:
+        InputError: not finite, or a focal length that is not positive.
+    """
     if not all(math.isfinite(v) for v in (fx, fy, cx, cy)) or fx <= 0 or fy <= 0:
         raise InputError(
             f"intrinsics must be finite and the focal lengths positive, got {fx:g},{fy:g},{cx:g},{cy:g}",

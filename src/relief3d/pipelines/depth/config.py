@@ -55,4 +55,5 @@ class DepthConfig:
     recursive: bool = False
     """Look for pictures in sub-folders too."""
     overwrite: bool = False
-    """Write into a folder that holds other files."""
+    """Write into a folder that holds other files, and remove what an earlier run made of pictures that are no longer
+    among the inputs."""

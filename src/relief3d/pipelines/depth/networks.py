@@ -6,12 +6,10 @@ from collections.abc import Callable
 
 from relief3d.core.errors import InputError, RunError
 from relief3d.models.metric.opening import (
-    POINTMAP,
     PROMPTED,
-    PYRAMIDS,
-    REFINER,
     MetricRunOptions,
     MetricWeights,
+    check_options,
     find_metric,
 )
 from relief3d.models.packaged import PLAIN
@@ -66,17 +64,7 @@ def run_options(config: DepthConfig) -> MetricRunOptions:
 
 
 def _check_options(config: DepthConfig, architecture: str) -> None:
-    for option, value, kinds in (
-        ("--side", config.side, (REFINER,)),
-        ("--pixels", config.pixels, PYRAMIDS),
-        ("--tokens", config.tokens, (POINTMAP,)),
-    ):
-        if value is None:
-            continue
-        if architecture not in kinds:
-            raise InputError(f"{option} is not for a {architecture} network", remedy=f"leave {option} away")
-        if not value > 0:
-            raise InputError(f"{option} must be positive, got {value}")
+    check_options(run_options(config), architecture, "--")
     if config.prompt is not None and architecture not in PROMPTED:
         raise InputError(
             f"a {architecture} network takes no prompt",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -23,6 +24,8 @@ from relief3d.io.json_file import read_json_object, to_jsonable, write_json
 from relief3d.io.ply import write_ply
 from relief3d.pipelines.depth.config import DepthConfig
 from relief3d.render.colormaps import depth_colors, normal_colors
+
+logger = logging.getLogger(__name__)
 
 _SUFFIX = {"npz": ".npz", "png": ".png", "exr": ".exr"}
 
@@ -80,6 +83,31 @@ def places(out: Path, views: Sequence[View]) -> list[Place]:
             "two pictures would be written to the same files", remedy="give them different names"
         )
     return [Place(out, stem) for stem in stems]
+
+
+def left_over(out: Path, current: Sequence[Place], *, remove: bool) -> list[str]:
+    """What stays, with a warning, of pictures that an earlier run did and this one does not, by their records.
+
+    Args:
+        out: output folder.
+        current: places of the pictures of this run.
+        remove: take it away instead.
+    """
+    records, known = out / "records", {place.stem for place in current}
+    stems = sorted(p.relative_to(records).as_posix().removesuffix(".json") for p in records.rglob("*.json"))
+    others = [stem for stem in stems if stem not in known]
+    if remove:
+        for stem in others:
+            Place(out, stem).forget()
+        return []
+    if others:
+        logger.warning(
+            "%s also holds what an earlier run made of %d other picture(s), for example %s; --overwrite removes it",
+            out,
+            len(others),
+            others[0],
+        )
+    return others
 
 
 def settings_key(facts: Mapping[str, Any]) -> str:

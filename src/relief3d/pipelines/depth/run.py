@@ -38,6 +38,7 @@ from relief3d.pipelines.depth.networks import find_prior, find_weights, run_opti
 from relief3d.pipelines.depth.outputs import (
     Place,
     kept_record,
+    left_over,
     places,
     settings_key,
     stored_depth,
@@ -123,7 +124,7 @@ def predict_depth(
     sources = [Path(inputs)] if isinstance(inputs, str | Path) else [Path(i) for i in inputs]
     if not sources:
         raise InputError("name at least one picture, folder or video")
-    if config.max_points < 1 or not config.png_scale > 0:
+    if config.max_points < 1 or not 0 < config.png_scale < math.inf:
         raise InputError("--max-points and --png-scale must be positive")
     device = resolve_device(config.device)
     weights = find_weights(config, progress.message)
@@ -132,7 +133,9 @@ def predict_depth(
     steady = config.steady and scene.ordered and config.prompt is None
     prompts = None if config.prompt is None else find_prompts(config.prompt, scene.views)
     prepare_output_folder(out, overwrite=config.overwrite, inputs=sources, resumable=_resumable)
-    jobs = _jobs(scene, places(out, scene.views), prompts, config, (weights, prior), steady)
+    where = places(out, scene.views)
+    others = left_over(out, where, remove=config.overwrite)
+    jobs = _jobs(scene, where, prompts, config, (weights, prior), steady)
     write_json(out / REPORT, {"format": FORMAT, "state": "unfinished", "model": weights.label})
     worker = _Worker(config, weights, prior, device, steady, progress)
     records = worker.run(jobs)
@@ -149,6 +152,7 @@ def predict_depth(
         "input": dict(scene.info.get("input", {})),
         "guessed_focal_lengths": guessed,
         "kept": worker.kept,
+        "left_over": others,
         "seconds": seconds,
         "pictures": records,
     }
@@ -288,7 +292,7 @@ class _Worker:
         camera = _matching(view, image)
         prompt = None if job.prompt is None else read_prompt(job.prompt, camera, config.prompt_scale)
         began = time.monotonic()
-        ready = self._prepared(image, camera, prompt)
+        ready = self._prepared(image, camera, prompt, job.prompt)
         said = self._estimator.estimate(image, Focal.of_cameras([camera]), ready)
         synchronize(self.device)
         seconds = time.monotonic() - began
@@ -320,14 +324,22 @@ class _Worker:
         return record
 
     def _prepared(
-        self, image: Tensor, camera: Camera, prompt: MetricPrompt | None
+        self, image: Tensor, camera: Camera, prompt: MetricPrompt | None, path: Path | None
     ) -> MetricPrompt | PreparedPrompt | None:
         """The prompt, filled under the guidance of the prior where there is one."""
         if self.prior is None or prompt is None:
             return prompt
         if self._guide is None:
             self._guide = open_metric(self.prior, self.device, announce=self.progress.message)
-        return with_prior(prompt, self._guide.estimate(image, Focal.of_cameras([camera])))
+        said = self._guide.estimate(image, Focal.of_cameras([camera]))
+        try:
+            return with_prior(prompt, said)
+        except InputError as exc:
+            raise InputError(
+                exc.message,
+                path=path,
+                remedy="check the prompt, say its unit with --prompt-scale, or leave --prior away",
+            ) from exc
 
     def _steadied(self, image: Tensor, depth: Tensor) -> tuple[Tensor, float | None]:
         if not self.steady:
