@@ -43,7 +43,7 @@ SEVERITY = 2.0
 students do, and a student in miniature errs several times as much."""
 
 
-_POINT_LOSSES = PointLosses(resolution=10, patches=(), metric_scale=0.0, metric_depth=1.0, rays=1.0)
+_POINT_LOSSES = PointLosses(resolution=10, patches=(), metric_scale=0.0, metric_depth=1.0, rays=3.0)
 
 
 @dataclass(frozen=True)
