@@ -16,6 +16,8 @@ from relief3d.core.provenance import commit, hardware, versions
 from relief3d.io.atomic import atomic_path
 from relief3d.io.json_file import write_json
 from relief3d.models.metric.opening import configuration
+from relief3d.models.volume.network import VolumeNetwork
+from relief3d.models.volume.opening import file_metadata
 from relief3d.pipelines.train.run_folder import RunSpec
 from relief3d.train.checkpoint import file_digest
 from relief3d.train.engine import Engine
@@ -85,7 +87,11 @@ def export_model(
 
 
 def _built_from(network: nn.Module) -> dict[str, str]:
-    """The configuration of a network for metric depth, so that its file can be loaded without being told a size."""
+    """The configuration of a network for metric depth or of a volumetric one, so that its file can be loaded without
+    being told a size.
+    """
+    if isinstance(network, VolumeNetwork):
+        return file_metadata(network)
     try:
         _, key, config = configuration(network)
     except InputError:

@@ -92,8 +92,10 @@ def joined(samples: list[FragmentBatch]) -> FragmentBatch:
 def draw_box(
     truth: TruthGrid, shape: tuple[int, int, int], voxel_size: float, tilt: float, generator: torch.Generator
 ) -> Tensor:
-    """(4, 4) ``world_from_grid`` of a random box inside the bounds of the truth: a turn about z, then a small tilt about
-    the box's own x axis. Where the box is longer than the bounds, it is in their middle.
+    """(4, 4) ``world_from_grid`` of a random box inside the bounds of the truth.
+
+    It is turned about z, then tilted a little about its own x axis. Where it is longer than the bounds, it is in their
+    middle.
 
     Args:
         truth: whose bounds count.
@@ -133,7 +135,7 @@ def seeing_views(world_from_grid: Tensor, shape: tuple[int, int, int], views: Vi
 
 
 def draw_views(candidates: Tensor, count: int, total: int, generator: torch.Generator) -> Tensor:
-    """``count`` numbers in order of time: of the candidates without replacement, then of the other views, then again."""
+    """``count`` numbers in order of time: of the candidates without replacement, then of the others, then again."""
     order = candidates[torch.randperm(len(candidates), generator=generator)]
     others = torch.tensor([v for v in range(total) if v not in set(candidates.tolist())], dtype=torch.long)
     chosen = torch.cat([order, others[torch.randperm(len(others), generator=generator)]])[:count]
