@@ -166,13 +166,17 @@ def main() -> int:
         assert weights is not None
         rooms = []
         for seed in options.seeds:
-            rooms.append(room(options.work / f"room{seed}", seed, options.views, options.width, weights))
+            # What is kept of an interrupted run holds for these sizes alone.
+            folder = options.work / f"room{seed}-{options.views}x{options.width}"
+            rooms.append(room(folder, seed, options.views, options.width, weights))
             sys.stderr.write(f"{rooms[-1]}\n")
-        name = " --weights FILE" if options.weights else ""
+        seeds = " ".join(map(str, options.seeds))
+        flags = f" --seeds {seeds} --views {options.views} --width {options.width}"
+        flags += " --weights FILE" if options.weights else ""
         write_json(
             FILE,
             {
-                "command": f"python benchmarks/completion.py{name}",
+                "command": f"python benchmarks/completion.py{flags}",
                 "commit": commit(),
                 "hardware": hardware(),
                 "versions": versions(),

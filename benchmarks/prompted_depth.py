@@ -36,6 +36,7 @@ from relief3d.io.atomic import write_text
 from relief3d.io.cameras_json import read_cameras_json
 from relief3d.io.json_file import write_json
 from relief3d.methods.metric_anything.samples import NOISY, named_prompt
+from relief3d.models.checkpoints import file_digest
 from relief3d.models.metric.prompted import PromptedDepth
 from relief3d.models.metric.refiner import refiner_config
 
@@ -191,13 +192,12 @@ def main() -> int:
     if options.weights:
         methods["network"] = network(options.weights, options.size, options.side)
         card = options.weights.with_suffix(".json")
-        weights = {"sha256": "", "trained": ""}
+        weights = {"sha256": file_digest(options.weights), "trained": "no model.json beside them"}
         if card.is_file():
             told = json.loads(card.read_text())
-            weights = {
-                "sha256": told["sha256"],
-                "trained": f"{told['recipe']}, size {told['size']}, {told['steps']} steps",
-            }
+            if told["sha256"] != weights["sha256"]:
+                parser.error(f"{card} is about other weights than {options.weights}")
+            weights["trained"] = f"{told['recipe']}, size {told['size']}, {told['steps']} steps"
     began = time.perf_counter()
     rows = measure(root, methods)
     write_json(

@@ -104,4 +104,5 @@ def test_models_info_reads_files_and_refuses_junk(tmp_path: Path, capsys: pytest
     assert run("models", "info", path) == 2
     assert "none of the networks" in capsys.readouterr().err
     assert run("models", "info", "nobody/nothing") == 2 and run("models", "pull") == 2
+    assert run("models", "list", "pi3") == 2 and run("models", "list", "--overwrite") == 2
     assert "no published model" in capsys.readouterr().err

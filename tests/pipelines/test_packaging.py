@@ -85,6 +85,9 @@ def test_what_cannot_be_packed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"more than 0\.0"):
         pack_run(folder, "x", root, purpose="p", limit=1000)
     assert not root.exists() or not any(root.iterdir())
+    with pytest.raises(InputError, match="a prompt-refiner network cannot be metric-student-mini"):
+        pack_run(folder, "metric-student-mini", root)
+    assert not root.exists() or not any(root.iterdir())
     with pytest.raises(InputError, match="no finished training run"):
         pack_run(tmp_path / "none", "x", root, purpose="p")
     state = {k: v.clone() for k, v in network.state_dict().items()}
@@ -114,6 +117,12 @@ def test_damaged_and_absent_packaged_networks_are_refused(tmp_path: Path) -> Non
     assert (
         pack_run(folder, "metric-test", root, purpose="another", overwrite=True).card["purpose"] == "another"
     )
+    card = json.loads((made.folder / "model.json").read_text())
+    for lost in ("licence", "parameters", "seed", "shards"):
+        (made.folder / "model.json").write_text(json.dumps({k: v for k, v in card.items() if k != lost}))
+        with pytest.raises(InputError, match="no card of a packaged network"):
+            packaged("metric-test", root)
+    (made.folder / "model.json").write_text(json.dumps(card))
     shard = made.folder / made.card["shards"][0]["file"]
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1

@@ -32,15 +32,17 @@ class ModelsCommand:
 
     def run(self) -> int:
         """Show, download or pack."""
+        if self.action == "pack" and self.name:
+            return self._pack()
+        if self.name_as or self.root or self.purpose or self.overwrite:
+            raise InputError("--as, --root, --purpose and --overwrite belong to 'models pack'")
         if self.action == "list":
+            if self.name:
+                raise InputError("'models list' takes no name", remedy=f"relief3d models info {self.name}")
             _print(listing())
             return EXIT_OK
         if not self.name:
             raise InputError(f"'models {self.action}' needs a name", remedy="relief3d models list shows them")
-        if self.action == "pack":
-            return self._pack()
-        if self.name_as or self.root or self.purpose or self.overwrite:
-            raise InputError("--as, --root, --purpose and --overwrite belong to 'models pack'")
         from relief3d.models.catalogue import CATALOGUE, describe_file, fetch
         from relief3d.models.packaged import PURPOSES, packaged, packaged_names
         from relief3d.models.published import describe

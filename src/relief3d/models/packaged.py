@@ -29,6 +29,8 @@ PURPOSES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What is meant to come with the package, also where this copy lacks it."""
+TELLS_DEPTH: Mapping[str, bool] = MappingProxyType({PROMPTED: True, PLAIN: False})
+"""Whether those are told sparse depth."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ def packaged(name: str, root: Path | None = None) -> PackagedModel:
     card = read_json_object(folder / CARD)
     try:
         shards = {str(s["file"]): str(s["sha256"]) for s in card["shards"]}
-        whole = bool(shards) and all(isinstance(card[k], str) for k in ("architecture", "name"))
-    except (KeyError, TypeError) as exc:
+        sizes = [int(s["bytes"]) for s in card["shards"]] + [int(card["parameters"])]
+        said = ("architecture", "name", "purpose", "licence", "recipe", "size", "budget")
+        whole = bool(shards) and min(sizes) > 0 and all(isinstance(card[k], str) for k in said)
+        whole = whole and isinstance(card["seed"], int)
+    except (KeyError, TypeError, ValueError) as exc:
         raise InputError(
             "is no card of a packaged network", path=folder / CARD, remedy="install relief3d again"
         ) from exc

@@ -16,7 +16,7 @@ from relief3d.io.atomic import atomic_folder, write_text
 from relief3d.io.json_file import read_json_object, write_json
 from relief3d.models.checkpoints import file_digest
 from relief3d.models.metric.opening import configuration, find_metric, open_metric
-from relief3d.models.packaged import CARD, PURPOSES, PackagedModel, packaged, weights_root
+from relief3d.models.packaged import CARD, PURPOSES, TELLS_DEPTH, PackagedModel, packaged, weights_root
 from relief3d.models.shards import INDEX_FILE, write_shards
 
 FORMAT = 1
@@ -65,7 +65,14 @@ def pack_run(
         raise InputError(
             "is missing, or not what model.json says", path=source, remedy="finish the run again"
         )
-    network = open_metric(find_metric(str(source)), torch.device("cpu")).module
+    found = find_metric(str(source))
+    if TELLS_DEPTH.get(name, found.needs_prompt) != found.needs_prompt:
+        raise InputError(
+            f"a {found.architecture} network cannot be {name}, which is used by default for {PURPOSES[name]}",
+            path=source,
+            remedy="choose another name with --as",
+        )
+    network = open_metric(found, torch.device("cpu")).module
     architecture, key, config = configuration(network)
     state, rounding = halved(network.state_dict(), source)
     root = weights_root() if root is None else root

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,6 +209,16 @@ def _fan(rows: int, columns: int, across: float, along: float) -> Tensor:
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
+
+
+def pictures_folder(folder: str) -> Path:
+    """Folder of rendered sets: the given one, or where an empty name stands for ``$RELIEF3D_CACHE/pictures`` or
+    ``~/.cache/relief3d/pictures``.
+    """
+    if folder:
+        return Path(folder)
+    base = os.environ.get("RELIEF3D_CACHE")
+    return (Path(base) if base else Path.home() / ".cache" / "relief3d") / "pictures"
 
 
 def set_folder(root: str | Path, rule: PictureSet) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from relief3d.data.prompt_sampling import (
 )
 from relief3d.geometry.point_splat import splat_depth
 from relief3d.methods.metric_anything.config import RETURNS, PicturesConfig, PromptConfig, SourcesConfig
-from relief3d.methods.metric_anything.pictures import Pictures, PictureSource
+from relief3d.methods.metric_anything.pictures import Pictures, PictureSource, pictures_folder
 from relief3d.worlds.depth_sources import draw_family, observe
 
 NOISY = PromptNoise(relative=0.02, outliers=0.05)
@@ -74,10 +73,7 @@ class PromptedBatch:
 
 def pictures_root(config: PicturesConfig) -> Path:
     """Folder of rendered sets."""
-    if config.folder:
-        return Path(config.folder)
-    base = os.environ.get("RELIEF3D_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "relief3d") / "pictures"
+    return pictures_folder(config.folder)
 
 
 class PromptedStream:

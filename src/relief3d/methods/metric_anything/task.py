@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
 from relief3d.losses.prompted import prompted_loss, unlikelihood
 from relief3d.methods.metric_anything import evaluation
@@ -21,6 +20,7 @@ from relief3d.methods.metric_anything.samples import (
     pictures_root,
     split,
 )
+from relief3d.models.checkpoints import load_weights, read_state
 from relief3d.models.metric.prompted import CLOSE
 from relief3d.models.metric.refiner import PromptRefiner, refiner_config
 from relief3d.train.recipe import DataPlan, SourcePlan
@@ -36,17 +36,7 @@ def started(network: nn.Module, weights: str) -> nn.Module:
         InputError: the file is missing, damaged or of another network.
     """
     if weights:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            network.load_state_dict(load_file(weights))
-        except (OSError, SafetensorError) as exc:
-            raise InputError("weights to start from cannot be read", path=weights) from exc
-        except RuntimeError as exc:
-            raise InputError(
-                "holds weights of another network", path=weights, remedy="use the size that it was trained at"
-            ) from exc
+        load_weights(network, read_state(weights), source=weights)
     return network
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from relief3d.core.errors import InputError
 from relief3d.data.prompt_candidates import PromptCandidates, prompt_candidates
+from relief3d.data.prompt_sampling import scatter_prompt
 from relief3d.models.metric.interface import (
     Focal,
     MetricPrediction,
@@ -116,12 +117,4 @@ def shrink_prompt(depth: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if not bool(torch.isfinite(depth).all()) or bool((depth < 0).any()):
         raise InputError("a prompt holds negative or non-finite depths", remedy="mark unknown pixels with 0")
-    height, width = depth.shape
-    if size == (height, width):
-        return depth
-    rows, cols = torch.nonzero(depth > 0, as_tuple=True)
-    y = ((rows.double() + 0.5) * size[0] / height).floor().long()
-    x = ((cols.double() + 0.5) * size[1] / width).floor().long()
-    out = depth.new_full((size[0] * size[1],), math.inf)
-    out.scatter_reduce_(0, y * size[1] + x, depth[rows, cols], "amin")
-    return torch.where(torch.isinf(out), 0.0, out).reshape(size)
+    return depth if size == tuple(depth.shape) else scatter_prompt(depth, size)

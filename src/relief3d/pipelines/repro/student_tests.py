@@ -16,7 +16,7 @@ from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.eval.metrics.intrinsics import fov_degrees
 from relief3d.geometry.focal import focal_weiszfeld
 from relief3d.labelling.quality import PERCENTILES, depth_percentiles
-from relief3d.methods.metric_anything.pictures import PictureSource
+from relief3d.methods.metric_anything.pictures import PictureSource, pictures_folder
 from relief3d.methods.metric_anything.students import evaluation
 from relief3d.methods.metric_anything.students.config import (
     DepthMapStudentConfig,
@@ -24,7 +24,7 @@ from relief3d.methods.metric_anything.students.config import (
     StudentEvaluation,
 )
 from relief3d.methods.metric_anything.students.labels import LabelSource
-from relief3d.methods.metric_anything.students.samples import chosen_pictures, pictures_folder
+from relief3d.methods.metric_anything.students.samples import chosen_pictures
 from relief3d.models.metric.inference import DepthMapModel, PyramidOptions
 from relief3d.models.metric.interface import Focal, GuessedFocalWarning
 from relief3d.models.metric.pointmap_infer import PointMapModel
@@ -148,10 +148,11 @@ def label_numbers(
         label, truth = labels.label(index, picture), picture.depth[0]
         surface = truth > 0
         known = surface & (label.depth > 0)
+        if bool(surface.any()):
+            covered.append(float(known.sum() / surface.sum()))
         if not bool(known.any()):
             continue
         depths.append(label.depth[known])
-        covered.append(float(known.sum() / surface.sum()))
         errors.append(float(((label.depth - truth).abs() / truth.clamp_min(1e-6))[known].mean()))
         edges.append(boundary_f1(label.depth.clamp_min(1e-3), truth, known).score)
         held.append(label.error)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +18,7 @@ from relief3d.data.photometric import change_colours
 from relief3d.geometry.projection import crop_intrinsics, resize_intrinsics
 from relief3d.losses.metric_depth import LABEL_RANGE, LEAST_PIXELS, DepthTarget
 from relief3d.losses.moge_objective import Label
-from relief3d.methods.metric_anything.pictures import Pictures, PictureSource
+from relief3d.methods.metric_anything.pictures import Pictures, PictureSource, pictures_folder
 from relief3d.methods.metric_anything.students.config import StudentConfig
 from relief3d.methods.metric_anything.students.labels import LabelSource, PictureLabel
 
@@ -126,14 +124,6 @@ class StudentStream:
             if int((made.depth > 0).sum()) >= LEAST_PIXELS:
                 return made
         raise InputError(f"{_TRIES} pictures in a row have almost no label that may be used")
-
-
-def pictures_folder(folder: str) -> Path:
-    """Folder of rendered sets; see :class:`~relief3d.methods.metric_anything.students.config.StudentConfig`."""
-    if folder:
-        return Path(folder)
-    base = os.environ.get("RELIEF3D_CACHE")
-    return (Path(base) if base else Path.home() / ".cache" / "relief3d") / "pictures"
 
 
 def chosen_pictures(source: PictureSource, share: float, hold_out: Sequence[str] = ()) -> list[int]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from relief3d.core.seeding import derive_seed
 from relief3d.losses.metric_depth import student_loss
+from relief3d.methods.metric_anything.pictures import pictures_folder
 from relief3d.methods.metric_anything.students import evaluation
 from relief3d.methods.metric_anything.students.config import (
     DepthMapStudentConfig,
@@ -23,13 +24,8 @@ from relief3d.methods.metric_anything.students.config import (
 )
 from relief3d.methods.metric_anything.students.panels import student_panel
 from relief3d.methods.metric_anything.students.point_losses import point_map_loss
-from relief3d.methods.metric_anything.students.samples import (
-    StudentBatch,
-    StudentStream,
-    pictures_folder,
-    split,
-)
-from relief3d.models.checkpoints import load_weights, read_state
+from relief3d.methods.metric_anything.students.samples import StudentBatch, StudentStream, split
+from relief3d.methods.metric_anything.task import started
 from relief3d.models.metric.inference import DepthMapModel, resize_pictures
 from relief3d.models.metric.interface import Focal, GuessedFocalWarning
 from relief3d.models.metric.networks import DepthMap
@@ -78,9 +74,7 @@ class StudentTask(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(self.config.train.seed, "weights"))
             network = self.network()
-        if self.config.start:
-            load_weights(network, read_state(self.config.start), source=self.config.start)
-        return network
+        return started(network, self.config.start)
 
     def batch(self, position: int, part: int = 0, parts: int = 1) -> StudentBatch:
         """Micro-batch number ``position``."""
