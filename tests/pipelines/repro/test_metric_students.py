@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from relief3d.core.progress import SilentProgress
 from relief3d.eval.published.registry import load_tables
 from relief3d.io.json_file import read_json_object
-from relief3d.pipelines.repro import run
+from relief3d.methods.metric_anything.students.labels import PictureLabel
+from relief3d.pipelines.repro import run, student_tests
 from relief3d.pipelines.repro.experiment import Experiment
 from relief3d.pipelines.repro.experiments import metric_students as tables
 from relief3d.pipelines.repro.students import TEACHER, depthmap_config, pointmap_config
@@ -74,6 +77,28 @@ def test_labels_of_all_arms_come_from_one_teacher(place: Path) -> None:
     )
     arm = settled["parameters"]["arms"]["teacher"]
     assert arm["labels"]["teacher"] == TEACHER and arm["teacher"]["train"]["steps"] >= 1
+
+
+def test_pictures_without_any_label_count_as_no_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pictures:
+        def __init__(self, *where: Any) -> None: ...
+
+        def picture(self, index: int) -> Any:
+            return SimpleNamespace(depth=torch.full((1, 8, 8), 2.0))
+
+    class Labels(Pictures):
+        def source(self, index: int) -> str:
+            return "captured"
+
+        def label(self, index: int, picture: Any) -> PictureLabel:
+            return PictureLabel(picture.depth[0] * (index % 2), "captured")
+
+    monkeypatch.setattr(student_tests, "PictureSource", Pictures)
+    monkeypatch.setattr(student_tests, "LabelSource", Labels)
+    monkeypatch.setattr(student_tests, "chosen_pictures", lambda *rest: [0, 1])
+    nowhere: Any = None
+    found = student_tests.label_numbers("smoke", 2, depthmap_config("smoke", "raw"), nowhere)
+    assert found["coverage"] == 50 and found["abs_rel"] == 0
 
 
 @pytest.mark.parametrize("budget", ["smoke", "mini"])
