@@ -1,7 +1,8 @@
 """How long metric depth takes: prompts and the small teacher on a processor, the full networks on an accelerator.
 
-On the processor: preparing a prompt of 2,000 points at 640 x 480, and the small teacher at 480 x 360 with 500 points,
-beside plain interpolation of the same prompt in the same run. On an accelerator: Student-DepthMap and teacher at their
+On the processor: preparing a prompt of 2,000 points at 640 x 480 (both alignments and the mask), and the small teacher
+at 480 x 360 with 500 points, beside plain interpolation of the same prompt in the same run. On an accelerator:
+Student-DepthMap and teacher at their
 own 1536 x 1536 (FP32 storage with TF32 allowed, with TF32 off, and bfloat16), Student-PointMap at 640 x 480 with one
 token per 14 x 14 pixels; batch 1, from the picture on the device to depth, median of 50 calls after 10. Weights are
 random: the time does not depend on them. Without an accelerator these rows say "not measured", and --rehearse runs the
@@ -33,7 +34,7 @@ from relief3d.core.device import Precision, peak_memory, reset_peak_memory, reso
 from relief3d.core.provenance import commit, hardware, versions
 from relief3d.core.seeding import torch_generator
 from relief3d.data.pixelwise_alignment import PixelwiseOptions, align_pixelwise
-from relief3d.data.prompt_alignment import inverse
+from relief3d.data.prompt_alignment import inverse, prompt_condition
 from relief3d.data.prompt_candidates import prompt_candidates
 from relief3d.data.prompt_interpolation import spread_bilateral, spread_linear
 from relief3d.eval.protocols.base import Query
@@ -154,11 +155,11 @@ def on_processor(small: bool, repeats: int) -> list[dict[str, Any]]:
         sys.stderr.write(f"{name}: {rows[-1]['median_ms']:.0f} ms\n")
 
     size = f"{width} x {height}, {points} points"
-    add("prompt, every pixel", size, lambda: align_pixelwise(prior, given, known))
+    add("prompt, every pixel", size, lambda: prompt_condition(prior, prompt))
     add(
         "prompt, half resolution",
         size,
-        lambda: align_pixelwise(prior, given, known, half),
+        lambda: prompt_condition(prior, prompt, pixelwise=half),
         deviation_mean=float(off.mean()),
         deviation_p99=float(off.reshape(-1)[::3].quantile(0.99)),
     )
