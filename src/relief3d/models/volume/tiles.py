@@ -34,8 +34,8 @@ def bytes_per_voxel(config: VolumeNetConfig, item: int = 4) -> int:
     space; a test holds it against a count.
     """
     given, full = config.channels + config.guided, config.unet_widths[0]
-    # The last level: its input, the level before, both joined, and the output before and after its norm.
-    return item * (2 * given + 5 * full)
+    # The last level: the means, its input, the level before, both joined, and the output before and after its norm.
+    return item * (3 * given + 5 * full)
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,32 @@ def _axis(length: int, parts: int, halo: int, margin: int) -> list[tuple[int, in
     return out
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One way to divide an axis: its parts, the longest region, and all regions together."""
+
+    parts: list[tuple[int, int, int, int, int, int]]
+    largest: int
+    work: int
+
+
+def _ways(length: int, halo: int, margin: int, max_core: int | None) -> list[_Way]:
+    """The useful ways to divide an axis: more work has to buy smaller parts."""
+    out: list[_Way] = []
+    for count in range(1, min(MOST_SPLITS, length // MULTIPLE) + 1):
+        parts = _axis(length, count, halo, margin)
+        if max_core is not None and max(b - a for a, b, *_ in parts) > max(max_core, MULTIPLE):
+            continue
+        regions = [f - e for *_, e, f in parts]
+        if not out or max(regions) < out[-1].largest:
+            out.append(_Way(parts, max(regions), sum(regions)))
+    if not out:  # more parts than are tried otherwise
+        parts = _axis(length, math.ceil(length / max(max_core or 0, MULTIPLE)), halo, margin)
+        regions = [f - e for *_, e, f in parts]
+        out.append(_Way(parts, max(regions), sum(regions)))
+    return out
+
+
 def plan_tiles(
     shape: tuple[int, int, int],
     config: VolumeNetConfig,
@@ -108,32 +134,23 @@ def plan_tiles(
     """
     halo, margin = (HALO, MARGIN) if mode == "exact" else (BLEND_HALO - BLEND_REACH, BLEND_REACH)
     cost = bytes_per_voxel(config)
-
-    def choices(length: int) -> list[list[tuple[int, int, int, int, int, int]]]:
-        most = min(MOST_SPLITS, length // MULTIPLE)
-        made = [_axis(length, parts, halo, margin) for parts in range(1, most + 1)]
-        return [
-            c for c in made if max_core is None or max(b - a for a, b, *_ in c) <= max(max_core, MULTIPLE)
-        ]
-
-    best: tuple[float, tuple[list[tuple[int, int, int, int, int, int]], ...]] | None = None
-    smallest = None
-    for axes in itertools.product(*(choices(n) for n in shape)):
-        largest = math.prod(max(f - e for *_, e, f in axis) for axis in axes)
-        smallest = largest if smallest is None else min(smallest, largest)
-        if largest * cost > max_bytes:
+    ways = [_ways(n, halo, margin, max_core) for n in shape]
+    best: tuple[int, tuple[_Way, ...]] | None = None
+    for axes in itertools.product(*ways):
+        a, b, c = axes
+        if a.largest * b.largest * c.largest * cost > max_bytes:
             continue
-        work = math.prod(sum(f - e for *_, e, f in axis) for axis in axes)
+        work = a.work * b.work * c.work
         if best is None or work < best[0]:
-            best = (float(work), axes)
+            best = (work, axes)
     if best is None:
-        need = (smallest or 0) * cost
+        need = math.prod(min(way.largest for way in axis) for axis in ways) * cost
         raise InputError(
             f"the smallest tiles of this network need {need / 2**20:.0f} MiB, more than the ceiling of "
             f"{max_bytes / 2**20:.0f} MiB",
             remedy="raise the ceiling, take blended tiles or a smaller network",
         )
-    tiles = tuple(_tile(parts) for parts in itertools.product(*best[1]))
+    tiles = tuple(_tile(parts) for parts in itertools.product(*(way.parts for way in best[1])))
     return TilePlan(tiles, mode, max(t.voxels for t in tiles) * cost, best[0] / math.prod(shape))
 
 
