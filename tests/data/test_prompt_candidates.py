@@ -133,3 +133,17 @@ def test_bad_prompts_are_refused() -> None:
         prompt_candidates(bad)
     with pytest.raises(InputError, match="does not divide"):
         prompt_candidates(torch.ones(H, W + 1))
+
+
+def test_the_middle_is_the_median_which_single_far_points_do_not_move() -> None:
+    depth = torch.zeros(24, 32)
+    for n in range(9):
+        depth[2 * n + 1, 3 * n + 1] = 2.0 + 0.1 * n
+    moved = depth.clone()
+    moved[1, 1], moved[17, 25] = 0.01, 900.0
+    found = [prompt_candidates(d) for d in (depth, moved)]
+    for one in found:
+        assert float(one.middle) == pytest.approx(-math.log(2.4), abs=1e-6)
+    doubled = prompt_candidates(2 * depth)
+    assert float(doubled.middle) == pytest.approx(-math.log(4.8), abs=1e-6)
+    torch.testing.assert_close(doubled.value, found[0].value, rtol=0, atol=1e-5)
