@@ -15,6 +15,7 @@ from relief3d.core.progress import ConsoleProgress, Progress, SilentProgress
 from relief3d.pipelines.depth.config import DepthConfig
 from relief3d.pipelines.evaluate.config import EvaluateConfig
 from relief3d.pipelines.label.config import LabelConfig
+from relief3d.pipelines.mesh.config import MeshConfig
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.train.recipe import Budget, Size, Strategy
 
@@ -71,6 +72,29 @@ class DepthCommand:
 
         done = predict_depth(self.inputs, self.out, config=self.config, progress=_progress(self.quiet))
         _print(done.text())
+        return EXIT_OK
+
+
+@dataclass(frozen=True)
+class MeshCommand:
+    """Options of ``relief3d mesh``."""
+
+    input: InputPath
+    """Recording with or without poses: folder in a known layout (see --layout), photos, a video, a COLMAP model,
+    cameras.json or transforms.json."""
+    out: OutPath
+    """Output folder; the same command continues what an earlier one began."""
+    config: Annotated[MeshConfig, tyro.conf.arg(name="")] = field(default_factory=MeshConfig)
+    quiet: Annotated[bool, tyro.conf.arg(aliases=["-q"])] = False
+    """No progress."""
+
+    def run(self) -> int:
+        """Make the mesh and say where it is."""
+        from relief3d.pipelines.mesh.run import make_mesh
+
+        done = make_mesh(self.input, self.out, self.config, progress=_progress(self.quiet))
+        if not self.quiet:
+            _print(done.text())
         return EXIT_OK
 
 

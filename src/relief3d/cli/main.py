@@ -16,6 +16,7 @@ from relief3d.cli.commands import (
     DoctorCommand,
     EvalCommand,
     LabelCommand,
+    MeshCommand,
     PlanCommand,
     ReconstructCommand,
     ReproCommand,
@@ -30,6 +31,10 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "depth": (
         DepthCommand,
         "Metric depth of pictures or a video by a trained network, with or without a prompt.",
+    ),
+    "mesh": (
+        MeshCommand,
+        "Posed or unposed recordings into one surface, by scale-aligned depth of overlapping submaps.",
     ),
     "view": (ViewCommand, "Explore a result in the browser (served on this machine only)."),
     "eval": (

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from relief3d.core.contract import Depth, LazyDepth, LazyTensor, Scene
+from relief3d.report.panels import Panel
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class ReportData:
         warnings: sentences for the user.
         evaluation: numbers against a reference, label to value (text or number), if there is a reference.
         orbit: (3, h, w) RGB pictures in [0, 1] of the mesh seen from around it.
+        panels: further sections that the method brings itself.
     """
 
     scene: Scene
@@ -100,6 +102,7 @@ class ReportData:
     warnings: Sequence[str] = ()
     evaluation: Mapping[str, Any] | None = None
     orbit: Sequence[Tensor] = ()
+    panels: Sequence[Panel] = ()
 
     def records(self) -> tuple[ViewRecord, ...]:
         """The given records, or those that follow from the scene alone."""

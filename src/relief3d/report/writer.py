@@ -13,6 +13,7 @@ from relief3d.io.atomic import write_text
 from relief3d.report import html, sections
 from relief3d.report.data import ReportData
 from relief3d.report.html import section, text
+from relief3d.report.panels import panel
 from relief3d.report.payload import Payload, PayloadLimits, build_payload
 from relief3d.report.pictures import PictureLimits, depth_ramp
 
@@ -94,6 +95,7 @@ def _body(data: ReportData, payload: Payload, limits: ReportLimits) -> str:
         section("view", "Explore", viewer),
         section("orbit", "The mesh from around it", sections.orbit(data.orbit, limits.pictures)),
         section("evaluation", "Against the reference", sections.evaluation(data.evaluation)),
+        *(section(p.anchor, p.title, panel(p, limits.pictures)) for p in data.panels),
         section("stages", "Where the time went", sections.stages(data.stages)),
         section("failed", "Views without a camera", sections.failures(records)),
         section(
@@ -103,7 +105,8 @@ def _body(data: ReportData, payload: Payload, limits: ReportLimits) -> str:
         ),
         section("run", "This run", sections.facts(data)),
     ]
-    links = [("view", "3D"), ("orbit", "Mesh"), ("evaluation", "Accuracy"), ("stages", "Time")]
+    links = [("view", "3D"), ("orbit", "Mesh"), ("evaluation", "Accuracy")]
+    links += [*((p.anchor, p.name) for p in data.panels), ("stages", "Time")]
     links += [("failed", "Failures"), ("views", "Views"), ("run", "Run")]
     body = "".join(parts)
     present = "".join(f'<a href="#{i}">{text(n)}</a>' for i, n in links if f'<section id="{i}">' in body)

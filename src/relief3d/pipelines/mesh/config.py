@@ -28,7 +28,7 @@ class MeshConfig:
     trajectory: Path | None = None
     """Known poses of pictures in their order: a TUM, KITTI or Tanks and Temples (.log) file, one pose per picture."""
     intrinsics: str | None = None
-    """fx,fy,cx,cy in pixels of the pictures (centres at +0.5), or a JSON file with them; in place of the input's own."""
+    """fx,fy,cx,cy in pixels of the pictures (centres at +0.5), or a JSON file with them; instead of the input's own."""
     poses: PoseReading = "given"
     """How poses are meant when the input has them in another convention (camera axes of OpenGL, camera from world, or
     both); ignore finds them anew by structure from motion."""

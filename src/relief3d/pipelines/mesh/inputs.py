@@ -15,6 +15,7 @@ from relief3d.geometry.conventions import convert_world_from_cam
 from relief3d.geometry.transforms import invert_rigid
 from relief3d.io.attachments import attach_cameras, attach_masks
 from relief3d.io.folders import detect_input, open_input, read_camera_file
+from relief3d.io.limits import DEFAULT_MAX_PIXELS
 from relief3d.io.trajectories import read_kitti, read_tum
 from relief3d.io.whole_file import read_utf8
 from relief3d.pipelines.depth.cameras import GivenIntrinsics, parse_intrinsics
@@ -82,7 +83,7 @@ def _attached(scene: Scene, source: str | Path, config: MeshConfig) -> Scene:
         kind, target = detect_input(config.cameras)
         scene, _ = attach_cameras(scene, read_camera_file(Path(target), kind, alone=True), config.cameras)
     if config.masks is not None:
-        views, _ = attach_masks(scene.views, config.masks, {})
+        views, _ = attach_masks(scene.views, config.masks, {}, max_pixels=DEFAULT_MAX_PIXELS)
         scene = scene.replace(views=views)
     return scene
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +98,9 @@ def choose_keyframes(
         notes.append(f"{len(frames)} keyframes take long; --max-keyframes takes fewer")
     if len(segments) > 1:
         notes.append(f"tracking was lost {len(segments) - 1} times; the parts are aligned separately")
-    steps = [pose_distance(poses[a], poses[b], median_depth)[0] for s in found for a, b in zip(s, s[1:])]
+    steps = [
+        pose_distance(poses[a], poses[b], median_depth)[0] for s in found for a, b in itertools.pairwise(s)
+    ]
     return Keyframes(frames, tuple(segments), tuple(float(d) for d in steps), tuple(notes))
 
 
@@ -120,7 +123,7 @@ def _walk(poses: Tensor, posed: list[int]) -> list[int]:
         left.remove(nearest)
 
     def length(order: Sequence[int]) -> float:
-        return sum(float(D[a, b]) for a, b in zip(order, order[1:]))
+        return sum(float(D[a, b]) for a, b in itertools.pairwise(order))
 
     if length(range(len(P))) <= JUMPY * length(path):
         return posed

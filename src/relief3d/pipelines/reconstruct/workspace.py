@@ -19,11 +19,6 @@ from relief3d.io.folder_lock import lock_folder
 STATE_DIR = ".relief3d"
 PREVIOUS_DIR = ".relief3d-previous"
 """Where --overwrite keeps the old result until the new one is complete."""
-STAGES = ("cameras", "depth", "mesh", "report")
-RESULT_FILES = (
-    "sparse", "images", "depth", "transforms.json", "points.ply", "splats.ply", "mesh.glb", "mesh.ply", "scene.json",
-    "report.html", STATE_DIR,
-)  # fmt: skip
 # What each stage leaves behind; a stage that is not complete starts from a clean slate.
 STAGE_FILES = {
     "cameras": ("sparse", "images", "transforms.json"),
@@ -64,6 +59,7 @@ class Workspace:
         stage_hashes: options fingerprint of each stage.
         overwrite: replace an earlier result instead of refusing; it is kept aside until the new one is complete.
         need_bytes: free space that the run needs.
+        layout: stages in order, the last of which is the report, and what each leaves behind.
 
     Raises:
         InputError: when the folder holds something else, or another result and ``overwrite`` is false, cannot be
@@ -78,8 +74,11 @@ class Workspace:
         stage_hashes: Mapping[str, str],
         overwrite: bool = False,
         need_bytes: int = 0,
+        layout: Mapping[str, Sequence[str]] = STAGE_FILES,
     ) -> None:
         self.root = root
+        self._layout = {name: tuple(files) for name, files in layout.items()}
+        self._results = (*(f for files in self._layout.values() for f in files), STATE_DIR)
         self.fresh = not root.exists()
         self._state_path = root / STATE_DIR / "state.json"
         stages = {**stage_hashes, "report": stage_hashes["mesh"]}
@@ -161,7 +160,7 @@ class Workspace:
     @property
     def complete(self) -> bool:
         """True when nothing is left to do."""
-        return all(self.done(stage) for stage in STAGES)
+        return all(self.done(stage) for stage in self._layout)
 
     def record(self, stage: str) -> dict[str, Any]:
         """What :meth:`complete_stage` stored for ``stage``."""
@@ -169,7 +168,7 @@ class Workspace:
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Records of all completed stages in order."""
-        return {s: self.record(s) for s in STAGES if self.done(s)}
+        return {s: self.record(s) for s in self._layout if self.done(s)}
 
     def complete_stage(self, stage: str, **facts: Any) -> None:
         """Mark ``stage`` complete; ``facts`` (JSON types) are kept for later runs and the report."""
@@ -178,7 +177,7 @@ class Workspace:
 
     def begin_stage(self, stage: str) -> None:
         """Remove what an interrupted attempt at ``stage`` left behind."""
-        self.clear(STAGE_FILES[stage])
+        self.clear(self._layout[stage])
 
     def clear(self, names: tuple[str, ...]) -> None:
         """Remove results by name; nothing else in the folder is touched."""
@@ -199,7 +198,7 @@ class Workspace:
         """After a refusal: remove what was made and put back what was there, so that nothing half-written stays."""
         if self.complete:
             return
-        self.clear(RESULT_FILES)
+        self.clear(self._results)
         if (self.root / PREVIOUS_DIR).is_dir():
             self._restore()
         elif self.fresh and self.root.exists() and not any(self.root.iterdir()):
@@ -209,10 +208,10 @@ class Workspace:
         """Move the old result away; an unfinished one is removed when an older complete one waits already."""
         aside = self.root / PREVIOUS_DIR
         if aside.is_dir():
-            self.clear(RESULT_FILES)
+            self.clear(self._results)
             return
         aside.mkdir()
-        for name in RESULT_FILES:
+        for name in self._results:
             if (self.root / name).exists():
                 (self.root / name).replace(aside / name)
 

@@ -57,7 +57,8 @@ def read_polycam(folder: Path) -> Scene:
             raise InputError(f"camera {file.stem} has no picture", path=pictures, remedy="export it again")
         record = Record(read_json_object(file), file)
         rows = [[_need(record, f"t_{i}{j}") for j in range(4)] for i in range(3)]
-        K = usable_K(intrinsics(*(_need(record, key) for key in ("fx", "fy", "cx", "cy"))).double(), file)
+        fx, fy, cx, cy = (_need(record, key) for key in ("fx", "fy", "cx", "cy"))
+        K = usable_K(intrinsics(fx, fy, cx, cy), file)
         size = record.integer("width"), record.integer("height")
         view = _view(picture, K, size, torch.tensor(rows, dtype=torch.float64), file)
         views.append(with_depth_file(view, pictures.parent / "depth" / f"{file.stem}.png", scale=_MILLIMETRE))
@@ -109,7 +110,7 @@ def read_record3d(folder: Path) -> Scene:
     world_from_cam = pose_from_quat_xyzw(poses[:, 4:], poses[:, :4], path)
     views = []
     for k, picture in enumerate(images):
-        own = K if each is None else usable_K(intrinsics(*each[k].tolist()).double(), path)
+        own = K if each is None else usable_K(_pinhole(each[k]), path)
         view = _view(picture, own, size, world_from_cam[k], path)
         views.append(with_depth_file(view, folder / "depth" / f"{picture.stem}.exr", scale=1.0))
     return Scene(tuple(views), metric=True, ordered=True, info={"layout": "record3d"})
@@ -159,6 +160,11 @@ def _view(
     if size[0] is not None and size[1] is not None and (size[0], size[1]) != own:
         K = resize_intrinsics(K, (size[0], size[1]), own)
     return view.replace(camera=view.camera.replace(K=K))
+
+
+def _pinhole(row: Tensor) -> Tensor:
+    fx, fy, cx, cy = row.tolist()
+    return intrinsics(fx, fy, cx, cy)
 
 
 def _need(record: Record, key: str) -> float:
