@@ -26,6 +26,7 @@ STAGE_FILES = {
     "mesh": ("points.ply", "splats.ply", "mesh.glb", "mesh.ply"),
     "report": ("scene.json", "report.html"),
 }
+STAGES = tuple(STAGE_FILES)
 
 
 def input_fingerprint(scene: Scene, source: str, attached: Sequence[Path | None] = ()) -> str:
