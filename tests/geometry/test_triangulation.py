@@ -10,7 +10,7 @@ from torch.autograd import gradcheck
 from relief3d.core.errors import InputError
 from relief3d.geometry import triangulation as tr
 from relief3d.geometry.distortion import unproject_rays
-from relief3d.geometry.projection import intrinsics, project_world
+from relief3d.geometry.projection import intrinsics, normalize_pixels, project_world
 from relief3d.geometry.transforms import invert_rigid, make_rigid, transform_directions
 
 from .draws import F64, close, generator, normal, properties, seeds, stereo_rig, uniform
@@ -227,3 +227,33 @@ def test_types_are_kept_and_batches_equal_loops(dtype: torch.dtype) -> None:
         single = tr.two_view_gates(*(a[i] if isinstance(a, torch.Tensor) else a for a in args))
         assert torch.equal(single.other_gates, gates.other_gates[i])
         assert close(single.parallax, gates.parallax[i], 1e-5)
+
+
+@properties
+@given(seeds)
+def test_two_views_at_once_agree_with_singular_values(seed: int) -> None:
+    """Noisy pixels of three pairs: every kept point is the null vector that the general function finds."""
+    g = generator(seed)
+    points = uniform(g, -1.0, 1.0, 40, 3) + torch.tensor([0.0, 0.0, 4.0], dtype=F64)
+    poses = torch.stack([sideways(b) for b in (0.2, 0.5, 1.0)])
+    xy_a, _ = project_world(points, K0, EYE)
+    xy_a = (xy_a + 0.5 * normal(g, 40, 2)).expand(3, -1, -1)
+    xy_b = project_world(points.expand(3, -1, -1), K0.expand(3, 3, 3), poses)[0] + 0.5 * normal(g, 3, 40, 2)
+    got = tr.triangulate_two_views(normalize_pixels(xy_a, K0), normalize_pixels(xy_b, K0), poses)
+    for k in range(3):
+        length = poses[k, :3, 3].norm()
+        unit = poses[k].clone()
+        unit[:3, 3] /= length
+        P = torch.stack([tr.projection_matrix(K0, EYE), tr.projection_matrix(K0, unit)])
+        expected = tr.triangulate_dlt(P, torch.stack([xy_a[k], xy_b[k]])) * length
+        keep = tr.two_view_gates(expected, xy_a[k], xy_b[k], K0, K0, EYE, poses[k], 640.0).keep
+        assert keep.any()
+        close(got[k][keep], expected[keep], 1e-8)
+
+
+def test_two_views_at_once_are_exact_without_noise() -> None:
+    points = torch.tensor([[0.3, -0.2, 2.0], [-0.5, 0.4, 7.0]], dtype=F64)
+    pose = sideways(0.4)
+    xy_a, xy_b = project_world(points, K0, EYE)[0], project_world(points, K0, pose)[0]
+    got = tr.triangulate_two_views(normalize_pixels(xy_a, K0), normalize_pixels(xy_b, K0), pose)
+    close(got, points, 1e-9)

@@ -87,10 +87,35 @@ class Open3DRenderer:
         self._o3d = load_open3d()
         self._mesh: Mesh | None = None
         self._scene: Any = None
+        self._rays: tuple[object, Tensor] | None = None
 
     def render(self, mesh: Mesh, camera: Camera, *, back_faces: BackFaces = "discard") -> Tensor:
         """(H, W) float32 z-depth at pixel centres, 0 where nothing is hit."""
-        return self.cast(mesh, camera, back_faces=back_faces).depth
+        if back_faces == "cull" or mesh.faces.shape[0] == 0:
+            return self.cast(mesh, camera, back_faces=back_faces).depth
+        check_mesh(mesh)
+        K, cam_from_world = posed_pinhole(camera)
+        scene = self._scene_of(mesh)
+        # One buffer of rays and one answer per picture: half the time of a cast with faces and weights.
+        rotation = cam_from_world[:3, :3]
+        rays = torch.empty(camera.height * camera.width, 6)
+        rays[:, :3] = -(rotation.T @ cam_from_world[:3, 3]).float()
+        rays[:, 3:] = self._directions(K, camera.height, camera.width) @ rotation.float()
+        answer = scene.cast_rays(self._o3d.core.Tensor(rays.numpy()))
+        depth = torch.from_numpy(answer["t_hit"].numpy())
+        keep = torch.isfinite(depth)
+        if back_faces == "discard":
+            normal = torch.from_numpy(answer["primitive_normals"].numpy())
+            keep &= (normal * rays[:, 3:]).sum(-1) < 0
+        depth = torch.where(keep, depth, torch.zeros_like(depth))
+        return depth.view(camera.height, camera.width)
+
+    def _directions(self, K: Tensor, height: int, width: int) -> Tensor:
+        """(H W, 3) float32 rays of a camera with z = 1; those of the last intrinsics are kept."""
+        key = (tuple(K.flatten().tolist()), height, width)
+        if self._rays is None or self._rays[0] != key:
+            self._rays = (key, pixel_rays(K, height, width).view(-1, 3).float())
+        return self._rays[1]
 
     def cast(self, mesh: Mesh, camera: Camera, *, back_faces: BackFaces = "discard") -> Hits:
         """First hits of the pixel rays; the ray tree of the last mesh is kept for the next camera."""

@@ -252,7 +252,7 @@ class _Run:
         self.pairs.append(pairs)
         self.samples.append(samples)
         self.priors.append(prior)
-        self.facts.append(_facts(maps.depth))
+        self.facts.append(_facts(here))
         if submap.kind == "chain":
             self._held = {m: d for m, d in self._held.items() if share_frames(d.submap, submap)}
             others = [d for m, d in sorted(self._held.items())]
@@ -304,14 +304,10 @@ def share_frames(first: Submap, second: Submap) -> bool:
     return bool(set(first.frames) & set(second.frames))
 
 
-def _facts(depth: Tensor) -> SubmapFacts:
-    size = (int(depth.shape[2]), int(depth.shape[1]))
-    known = depth[:, ::4, ::4]
-    known = known[torch.isfinite(known) & (known > 0)].float()
-    if not known.numel():
-        return SubmapFacts(math.nan, math.nan, size)
-    far = known.kthvalue(max(1, round(0.98 * known.numel()))).values
-    return SubmapFacts(float(known.median().log()), float(far.log()), size)
+def _facts(depth: BelievedDepth) -> SubmapFacts:
+    middle, far = depth.quantiles()
+    size = (int(depth.maps.depth.shape[2]), int(depth.maps.depth.shape[1]))
+    return SubmapFacts(*(math.log(v) if v > 0 else math.nan for v in (middle, far)), size)
 
 
 def _assemble(

@@ -52,7 +52,7 @@ def edge_ratio(first: BelievedDepth, second: BelievedDepth, config: EdgeConfig, 
     height, width = first.maps.depth.shape[-2:]
     total = max(1, len(shared) * height * width)
     stride = max(1, math.ceil(math.sqrt(total / config.most_pixels)))
-    limits = (_limits(first.maps.depth, stride, config), _limits(second.maps.depth, stride, config))
+    limits = (_limits(first, config), _limits(second, config))
     values = [_log_ratio((first, i.position(t)), (second, j.position(t)), stride, limits) for t in shared]
     ratio = torch.cat(values) if values else torch.zeros(0)
     count = min(int(ratio.numel()) * stride * stride, total)
@@ -66,11 +66,9 @@ def edge_ratio(first: BelievedDepth, second: BelievedDepth, config: EdgeConfig, 
     return Edge(i.index, j.index, rho, spread, count, share, len(shared), valid)
 
 
-def _limits(depth: Tensor, stride: int, config: EdgeConfig) -> tuple[float, float]:
+def _limits(depth: BelievedDepth, config: EdgeConfig) -> tuple[float, float]:
     """Smallest and largest depth that counts; each map has its own, since their scales differ."""
-    known = depth[:, ::stride, ::stride]
-    known = known[torch.isfinite(known) & (known > 0)]
-    middle = float(known.median()) if known.numel() else 1.0
+    middle, _ = depth.quantiles()
     return config.near * middle, config.far * middle
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from relief3d.core.contract import Depth
-from relief3d.fusion.filters import FilterConfig, filter_depth
+from relief3d.fusion.filters import depth_edges
 from relief3d.methods.vfm_recon.config import MaskConfig
 from relief3d.methods.vfm_recon.inputs import SubmapDepth
 from relief3d.methods.vfm_recon.submaps import Submap
+
+THINNED = 100_000
+"""Percentiles of larger maps are taken from every other row and column."""
 
 
 class BelievedDepth:
@@ -26,6 +30,7 @@ class BelievedDepth:
         self.maps = maps
         self._config = config
         self._floors: dict[int, float] = {}
+        self._quantiles: tuple[float, float] | None = None
 
     def floor(self, place: int) -> float:
         """Lowest confidence that is believed in a frame: the percentile over its known pixels."""
@@ -37,18 +42,37 @@ class BelievedDepth:
         if self.maps.confidence is None or self._config.confidence_percentile <= 0:
             return float("-inf")
         depth = self.maps.depth[place]
-        known = self.maps.confidence[place][torch.isfinite(depth) & (depth > 0)].float()
+        step = 1 + (depth.numel() > THINNED)
+        depth, confidence = depth[::step, ::step], self.maps.confidence[place][::step, ::step]
+        known = confidence[torch.isfinite(depth) & (depth > 0)].float()
         if not known.numel():
             return float("-inf")
         rank = round(self._config.confidence_percentile / 100 * (known.numel() - 1)) + 1
         return float(known.kthvalue(rank).values)
 
+    def quantiles(self) -> tuple[float, float]:
+        """Median and 98th percentile of the known depth of the submap, from an even choice of pixels; NaN without."""
+        if self._quantiles is None:
+            n, height, width = self.maps.depth.shape
+            step = max(1, round((n * height * width / THINNED) ** 0.5))
+            known = self.maps.depth[:, ::step, ::step]
+            known = known[torch.isfinite(known) & (known > 0)].float()
+            if known.numel():
+                far = known.kthvalue(max(1, round(0.98 * known.numel()))).values
+                self._quantiles = float(known.median()), float(far)
+            else:
+                self._quantiles = math.nan, math.nan
+        return self._quantiles
+
     def full(self, place: int, mask: Tensor | None = None) -> Tensor:
         """(H, W) bool: depth known, not at an edge, confidence not among the frame's lowest, inside the mask."""
-        depth, confidence = self.maps.depth[place], self.maps.confidence
-        filters = FilterConfig(edge_ratio=self._config.edge_ratio, min_confidence=self.floor(place))
-        given = Depth.from_values(depth, confidence=None if confidence is None else confidence[place].float())
-        return filter_depth(given, filters, mask=mask).valid
+        depth = self.maps.depth[place]
+        keep = torch.isfinite(depth) & (depth > 0)
+        if self._config.edge_ratio > 0:
+            keep &= ~depth_edges(torch.where(keep, depth, 0.0), self._config.edge_ratio)
+        if self.maps.confidence is not None:
+            keep &= self.maps.confidence[place] >= self.floor(place)
+        return keep if mask is None else keep & mask
 
     def at(self, place: int, row: Tensor, column: Tensor) -> Tensor:
         """(N,) bool: what :meth:`full` says at some pixels (N,) int64, at the cost of these only."""

@@ -31,7 +31,7 @@ class PoseCheck:
     """How well poses explain matches.
 
     Attributes:
-        matches: that were looked at.
+        matches: that were looked at, those with a degree between their rays; fewer than 50 say nothing.
         behind: share whose rays meet behind a camera.
         explained: share that meets in front of both and projects back within the gate.
         alternatives: the explained share under each other convention; empty unless the poses were suspected.
@@ -80,7 +80,7 @@ def check_poses(
         InputError: another convention explains the matches and the given one does not, or most points lie behind
             the cameras under all of them.
     """
-    total = sum(s.matches for s in samples)
+    total = sum(s.judged for s in samples)
     if total < LEAST_MATCHES:
         return PoseCheck(total, 0.0, 0.0, {})
     behind, explained = sum(s.behind for s in samples) / total, sum(s.explained for s in samples) / total
@@ -125,5 +125,5 @@ def _explained(
     count = total = 0
     for submap, own in zip(submaps, pairs, strict=True):
         found = collect_samples(submap, list(own)[::step], turned, matches, config)
-        count, total = count + found.explained, total + found.matches
+        count, total = count + found.explained, total + found.judged
     return count / max(1, total)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relief3d.core.contract import Camera, SparseDepth
 from relief3d.geometry.alignment import weighted_median
-from relief3d.geometry.epipolar import fundamental_from_poses, sampson_distance
+from relief3d.geometry.epipolar import fundamental_from_poses, homogeneous, sampson_distance
 from relief3d.geometry.keyframes import KEYFRAME_DISTANCE, neighbour_penalty, pose_distance
 from relief3d.geometry.projection import normalize_pixels
 from relief3d.geometry.sampling import sample_depth
@@ -24,6 +24,8 @@ from relief3d.methods.vfm_recon.submaps import Submap
 
 LEAST_BASELINE = 1e-6
 """Pairs nearer than this share of the longest baseline of their submap are not triangulated."""
+
+JUDGED_DEG = 1.0
 
 Masks = Callable[[int], Tensor | None]
 
@@ -39,8 +41,9 @@ class Samples:
         confidence: (S,) float64 positive weight.
         matches: matches of all pairs.
         pairs: pairs with matches and a baseline.
-        behind: matches whose rays meet behind one of the cameras.
-        explained: matches that meet in front of both and project back within the gate, whatever their parallax.
+        judged: matches whose rays differ by a degree or more, so that where they meet says something about the poses.
+        behind: of these, matches whose rays meet behind one of the cameras.
+        explained: of these, matches that meet in front of both and project back within the gate.
         kept: points that passed all gates.
         relaxed: the relaxed parallax gate was used.
         parallax_deg: quartiles of the parallax of explained points in degrees, NaN without any.
@@ -52,6 +55,7 @@ class Samples:
     confidence: Tensor
     matches: int = 0
     pairs: int = 0
+    judged: int = 0
     behind: int = 0
     explained: int = 0
     kept: int = 0
@@ -212,7 +216,10 @@ def _triangulated(
     )
     b_from_a = invert_rigid(pose_b) @ pose_a
     here = torch.eye(4, dtype=torch.float64).expand_as(b_from_a)
-    points = triangulate_two_views(normalize_pixels(xy_a, K_a), normalize_pixels(xy_b, K_b), b_from_a)
+    ray_a, ray_b = normalize_pixels(xy_a, K_a), normalize_pixels(xy_b, K_b)
+    points = triangulate_two_views(ray_a, ray_b, b_from_a)
+    turned = homogeneous(ray_a) @ b_from_a[:, :3, :3].mT
+    judged = real & (_angle(turned, homogeneous(ray_b)) >= math.radians(JUDGED_DEG))
     width = float(min(c.width for c in (*first, *second)))
     usable = real
     if config.sampson_px > 0:
@@ -233,12 +240,18 @@ def _triangulated(
         confidence=torch.cat([confidence[keep]] * 2).clamp_min(1e-6),
         matches=int(real.sum()),
         pairs=len(found),
-        behind=int((real & ((gated.z_a <= 0) | (gated.z_b <= 0))).sum()),
-        explained=int(explained.sum()),
+        judged=int(judged.sum()),
+        behind=int((judged & ((gated.z_a <= 0) | (gated.z_b <= 0))).sum()),
+        explained=int((judged & explained).sum()),
         kept=int(keep.sum()),
         relaxed=bool(gated.relaxed) and int(explained.sum()) > 0,
         parallax_deg=(math.nan,) * 3 if quartiles is None else tuple(quartiles.tolist()),
     )
+
+
+def _angle(first: Tensor, second: Tensor) -> Tensor:
+    """(*,) radians between directions (*, 3)."""
+    return torch.atan2(torch.linalg.cross(first, second).norm(dim=-1), (first * second).sum(-1))
 
 
 def _masked(samples: Samples, submap: Submap, masks: Masks) -> Samples:
@@ -279,12 +292,12 @@ def submap_prior(
         camera = cameras[frame]
         scale = torch.tensor([width / camera.width, height / camera.height], dtype=torch.float64)
         xy = samples.xy[index] * scale
-        value, good = sample_depth(depth.maps.depth[place].double(), xy, config.mask.neighbour_ratio)
+        value, good = sample_depth(depth.maps.depth[place], xy, config.mask.neighbour_ratio)
         column = xy[:, 0].floor().long().clamp(0, width - 1)
         row = xy[:, 1].floor().long().clamp(0, height - 1)
         good &= depth.at(place, row, column)
         used.append(index[good])
-        ratios.append((samples.z[index[good]] / value[good]).log())
+        ratios.append((samples.z[index[good]] / value[good].double()).log())
     log_ratio = torch.cat(ratios) if ratios else torch.zeros(0, dtype=torch.float64)
     kept = torch.cat(used) if used else torch.zeros(0, dtype=torch.int64)
     medians = torch.full((n,), math.nan, dtype=torch.float64)
