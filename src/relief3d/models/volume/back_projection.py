@@ -59,10 +59,14 @@ class Views:
         return Views(self.K[rows], self.cam_from_world[rows], self.size)
 
 
+def _single_or_double(points: Tensor) -> torch.dtype:
+    return torch.float64 if points.dtype == torch.float64 else torch.float32
+
+
 def project_view(points: Tensor, views: Views, view: int) -> tuple[Tensor, Tensor, Tensor]:
     """Pixels (N, 2) of points (N, 3) in one view, z (N,), and (N,) bool: in front of it and inside the picture."""
     with torch.autocast(points.device.type, enabled=False):
-        kind = points.dtype if points.dtype == torch.float64 else torch.float32
+        kind = _single_or_double(points)
         xy, z = project_world(points.to(kind), views.K[view].to(kind), views.cam_from_world[view].to(kind))
         height, width = views.size
         return xy, z, (z > 0) & inside_image(xy, width, height)
@@ -104,7 +108,8 @@ class FeatureMean:
         weight: by depth.
         fade: cells from the border within which features count less; 0: they do not. The sum is not normalised again,
             as in FineRecon.
-        dtype: of the sums.
+
+    Sums are kept in single precision, or in double for points in double.
     """
 
     def __init__(
@@ -114,11 +119,11 @@ class FeatureMean:
         *,
         weight: DepthWeight | None = None,
         fade: float = 0.0,
-        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.points = points
         self.weight = weight or DepthWeight()
         self.fade = fade
+        dtype = _single_or_double(points)
         self.total = points.new_zeros(len(points), channels, dtype=dtype)
         self.weights = points.new_zeros(len(points), dtype=dtype)
         self.count = torch.zeros(len(points), dtype=torch.int32, device=points.device)

@@ -32,8 +32,9 @@ class Guidance:
         if kind not in ("tsdf", "density"):
             raise InputError(f"there is no guidance '{kind}'", remedy="use tsdf or density")
         self.points, self.margin, self.kind = points, margin, kind
-        self.total = points.new_zeros(len(points), dtype=torch.float32)
-        self.weight = points.new_zeros(len(points), dtype=torch.float32)
+        kind = torch.float64 if points.dtype == torch.float64 else torch.float32
+        self.total = points.new_zeros(len(points), dtype=kind)
+        self.weight = points.new_zeros(len(points), dtype=kind)
 
     def add(self, depth: Tensor, views: Views) -> None:
         """Add depth maps (V, Hd, Wd), 0 or not finite where unknown, of the pictures of ``views``."""
@@ -42,7 +43,7 @@ class Guidance:
             where = seen.nonzero()[:, 0]
             if not len(where):
                 continue
-            z = z[where].float()
+            z = z[where].to(self.total.dtype)
             d = nearest_depth(depth[view], xy[where], views.size).to(z)
             if self.kind == "density":
                 kept = d > 0

@@ -188,7 +188,7 @@ class _Run:
         progress: Progress,
     ) -> None:
         if network.training:
-            raise InputError("the network is in training mode", remedy="call eval() first")
+            raise InputError("the network is in training mode", remedy="put it into evaluation mode first")
         self.network, self.grid, self.options, self.folder, self.progress = (
             network,
             grid,

@@ -104,7 +104,8 @@ def _gpu(size: Size) -> VolumeConfig:
 
 def _paper(size: Size) -> VolumeConfig:
     """96 x 96 x 56 voxels of 4 cm, 20 views of 640 x 480, 129,024 points, 60 k steps of 2 per process, the last 10 k at
-    a tenth of the learning rate. FineRecon uses float16; bfloat16 where there is one is our choice.
+    a tenth of the learning rate. FineRecon uses float16; bfloat16 where there is one is our choice. Blocks of the
+    foundation network are recomputed in the backward pass; variants without it need checkpointing = false.
     """
     rule = SceneSet(
         count=1200,
@@ -126,7 +127,7 @@ def _paper(size: Size) -> VolumeConfig:
         train=TrainConfig(
             steps=60_000,
             workers=12,
-            checkpointing=False,
+            checkpointing=True,
             optimiser=_optimiser(),
             schedule=ScheduleConfig("step", warmup=0.0, milestones=(5 / 6,)),
             checkpoint=CheckpointConfig(every=1000, seconds=1800, keep_last=3),

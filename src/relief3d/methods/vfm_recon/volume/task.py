@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relief3d.core.contract import Batch
 from relief3d.core.errors import InputError
 from relief3d.core.seeding import derive_seed
 from relief3d.losses.volume import volume_loss
@@ -155,9 +156,15 @@ class VolumeTask:
 
     # ---- what a person asks -----------------------------------------------------------------------------------------
 
-    def forward(self, model: nn.Module, batch: FragmentBatch) -> Any:
-        """What the network says, without a loss."""
-        return model(batch.input, MIN_VIEWS)
+    def forward(self, model: nn.Module, batch: FragmentBatch | Batch) -> Any:
+        """What the network says, without a loss. Of plain pictures (for plans of networks too large to be run, where no
+        values exist that could say which points a view sees): feature maps, and features of an empty volume.
+        """
+        if isinstance(batch, FragmentBatch):
+            return model(batch.input, MIN_VIEWS)
+        assert isinstance(model, VolumeNetwork)
+        empty = batch.images.new_zeros(len(batch.images), model.config.channels, *self.config.crop)
+        return model.encode(batch.images), model.volume(empty, empty[:, 0])
 
     def data_plan(self) -> DataPlan:
         """Sets and shares, fragments and pictures per micro-batch."""

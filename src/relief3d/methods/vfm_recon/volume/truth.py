@@ -23,6 +23,7 @@ from relief3d.models.volume.back_projection import (
     nearest_depth,
     project_view,
 )
+from relief3d.render.factory import RenderBackend, make_renderer
 
 POINTS = 1 << 18
 BAND_VOXELS = 2.0
@@ -146,6 +147,7 @@ def truth_from_mesh(
     truncation: float | None = None,
     max_depth: float = 3.5,
     solid_columns: bool = True,
+    backend: RenderBackend = "auto",
 ) -> TruthGrid:
     """The same from a mesh: its depth is rendered at the poses of the capture, then fused. The sign so comes from what
     is visible, since meshes of scans are open.
@@ -153,10 +155,8 @@ def truth_from_mesh(
     Raises:
         InputError: no view sees the mesh within reach.
     """
-    from relief3d.render.factory import make_renderer
-
     height, width = views.size
-    renderer = make_renderer()
+    renderer = make_renderer(backend)
     maps = []
     for i in range(len(views)):
         camera = Camera(
