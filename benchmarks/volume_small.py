@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -137,7 +136,7 @@ def main() -> None:
     tenth = max(1, given.steps // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
     result = {
-        "command": " ".join(["python", "benchmarks/volume_small.py", *sys.argv[1:]]),
+        "command": f"python benchmarks/volume_small.py --steps {given.steps} --size {given.size} --seed {given.seed}",
         "seed": given.seed,
         "size": given.size,
         "steps": given.steps,

@@ -143,6 +143,6 @@ RECIPES = (
         VolumeConfig,
         volume,
         VolumeTask,
-        "relief3d mesh INPUT -o OUT --volume {weights}",
+        "relief3d mesh INPUT -o OUT --quality refine --weights {weights}",
     ),
 )
