@@ -45,6 +45,7 @@ from relief3d.pipelines.mesh.keyframes import Keyframes, choose_keyframes
 from relief3d.pipelines.mesh.matching import SiftMatches
 from relief3d.pipelines.mesh.pictures import KeyframeViews
 from relief3d.pipelines.mesh.points import SubmapPoints, known_points, measured_depth
+from relief3d.pipelines.mesh.refine import refined_surface, with_colours_of
 from relief3d.pipelines.mesh.report import Finished, write_mesh_report
 from relief3d.pipelines.mesh.sources import check_source, chosen_source, depth_plan, open_anchor, open_source
 from relief3d.pipelines.reconstruct import results
@@ -336,9 +337,20 @@ class _Work:
             "warnings": [],
         }
         write_ply(out / "fused.ply", done.raw)
-        mesh = clean_mesh(done.raw, CleanConfig(min_triangles=SMALL_PIECE, target_faces=config.mesh_faces))
+        whole = done.raw
+        if config.quality == "refine":
+            found, facts["network"] = refined_surface(
+                config,
+                views,
+                alignment,
+                out / "depth_refined",
+                self.workspace.work / "volume",
+                self.progress,
+            )
+            whole = with_colours_of(found, done.raw)
+        mesh = clean_mesh(whole, CleanConfig(min_triangles=SMALL_PIECE, target_faces=config.mesh_faces))
         if not len(mesh.faces):
-            mesh = done.raw
+            mesh = whole
             facts["warnings"].append("the surface is in small pieces only; nothing was left out")
         if not len(mesh.faces):
             facts["warnings"].append("no surface was found in the aligned depth")

@@ -51,6 +51,11 @@ class ReconstructConfig:
     """Longer side of the depth maps in pixels; 0 chooses 512 (fast: 384), and the pictures' own size for a network."""
     mesh: bool = True
     """Fuse the depth maps into a mesh."""
+    mesh_quality: Literal["fused", "neural"] = "fused"
+    """fused: surface of the depth maps. neural: through a volumetric network that also sees the pictures
+    (--mesh-weights); it needs a scene in metres."""
+    mesh_weights: Path | None = None
+    """Weights of that network."""
     mesh_faces: int = 500_000
     """Most triangles in mesh.glb and mesh.ply; 0 keeps all."""
     texture: Literal["vertex", "atlas", "none"] = "vertex"
@@ -92,6 +97,17 @@ class ReconstructConfig:
         Raises:
             InputError: options of a network without one, or of structure from motion with one.
         """
+        if self.mesh_quality == "neural" and self.mesh_weights is None:
+            raise InputError(
+                "--mesh-quality neural needs a volumetric network, and none comes with this copy",
+                remedy="name trained weights with --mesh-weights (relief3d train volume), or drop it",
+            )
+        if self.mesh_weights is not None and (self.mesh_quality != "neural" or not self.mesh):
+            raise InputError("--mesh-weights belongs to --mesh-quality neural", remedy="add it, or drop both")
+        if self.mesh_weights is not None and not self.mesh_weights.is_file():
+            raise InputError(
+                "there are no such weights", path=self.mesh_weights, remedy="check --mesh-weights"
+            )
         if self.completion == "none" and self.completion_model:
             raise InputError("--completion-model needs a completion", remedy="add --completion teacher")
         if self.completion != "none" and (
@@ -149,7 +165,7 @@ class ReconstructConfig:
                 "mapper", "retries", "seed", "multiview",
             ),
             "depth": ("depth_source", "quality", "depth_width", "completion", "completion_model"),
-            "mesh": ("mesh", "mesh_faces", "texture", "voxel_size", "fuser", "splats"),
+            "mesh": ("mesh", "mesh_quality", "mesh_weights", "mesh_faces", "texture", "voxel_size", "fuser", "splats"),
         }  # fmt: skip
         out: dict[str, str] = {}
         chain = ""

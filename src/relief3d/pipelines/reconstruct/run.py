@@ -91,6 +91,7 @@ def reconstruct(
                 config.cameras,
                 config.depth,
                 config.masks,
+                config.mesh_weights,
                 None if completion is None else completion.file,
                 *config.multiview.files(),
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from torch import Tensor
 from relief3d.core.contract import Depth, Mesh, PointCloud, Scene
 from relief3d.core.device import resolve_device
 from relief3d.core.errors import InputError
+from relief3d.core.memory import GIB
 from relief3d.core.progress import Progress, stage
-from relief3d.fusion.cleaning import CleanConfig, with_normals
+from relief3d.fusion.cleaning import CleanConfig, clean_mesh, with_normals
 from relief3d.fusion.frames import DepthFrame
 from relief3d.fusion.fuse import FusionConfig, fuse_frames
 from relief3d.fusion.points import fuse_points
@@ -28,6 +30,7 @@ from relief3d.io.splat import write_splat_ply
 from relief3d.pipelines.reconstruct.config import ReconstructConfig
 from relief3d.pipelines.reconstruct.depth import DepthMap
 from relief3d.pipelines.reconstruct.pinhole import pinhole_view
+from relief3d.pipelines.reconstruct.workspace import STATE_DIR
 from relief3d.render.pictures import draw_frusta, orbit_cameras, render_mesh, up_direction
 from relief3d.stereo.views import stereo_size
 
@@ -74,7 +77,10 @@ def solve_surface(
         )
         for message in result.messages:
             progress.message(message)
-        _write_mesh(result.mesh, scene, config, out, progress, facts)
+        mesh = result.mesh
+        if config.mesh_quality == "neural" and len(mesh.faces):
+            mesh, facts["network"] = _neural(frames, mesh, scene.metric, config, out, progress)
+        _write_mesh(mesh, scene, config, out, progress, facts)
     with stage(progress, "point cloud"):
         points = _points(frames, voxel)
         write_ply(out / "points.ply", points)
@@ -82,6 +88,25 @@ def solve_surface(
             write_splat_ply(out / "splats.ply", _thinned(points, MAX_SPLATS, config.seed))
     facts["points"] = len(points.xyz)
     return facts
+
+
+def _neural(
+    frames: Sequence[DepthFrame],
+    fused: Mesh,
+    metric: bool,
+    config: ReconstructConfig,
+    out: Path,
+    progress: Progress,
+) -> tuple[Mesh, dict[str, Any]]:
+    """The volumetric network's surface in place of the fused one."""
+    from relief3d.pipelines.mesh.refine import VolumeRun, neural_surface
+
+    assert config.mesh_weights is not None
+    work = out / STATE_DIR / "work" / "volume"
+    run = VolumeRun(config.mesh_weights, config.device, int((config.max_memory or 4.0) * GIB), work)
+    mesh, facts = neural_surface(frames, fused, run, metric=metric, progress=progress)
+    shutil.rmtree(work, ignore_errors=True)
+    return clean_mesh(mesh, CleanConfig(min_triangles=100, target_faces=config.mesh_faces)), facts
 
 
 def _by_stereo(scene: Scene, config: ReconstructConfig) -> bool:
