@@ -307,7 +307,8 @@ def share_frames(first: Submap, second: Submap) -> bool:
 def _facts(depth: BelievedDepth) -> SubmapFacts:
     middle, far = depth.quantiles()
     size = (int(depth.maps.depth.shape[2]), int(depth.maps.depth.shape[1]))
-    return SubmapFacts(*(math.log(v) if v > 0 else math.nan for v in (middle, far)), size)
+    logs = [math.log(v) if v > 0 else math.nan for v in (middle, far)]
+    return SubmapFacts(logs[0], logs[1], size)
 
 
 def _assemble(
