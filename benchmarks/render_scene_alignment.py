@@ -61,7 +61,7 @@ def fusion(part: dict[str, Any]) -> str:
         f"{part['size'][0]} x {part['size'][1]}. Plain: {plain['what']} from {plain['measured_frames']} "
         "measured ones.\n\n"
         + table(["", "wall, s", "processor, s"], rows)
-        + f"\n\nTarget: {num(part['target_s'], 0)} s. AbsRel {num(part['abs_rel_percent']['aligned'])} % before and "
+        + f"\n\nTarget: {num(part['target_s'], 0)} s for 100 frames. AbsRel {num(part['abs_rel_percent']['aligned'])} % before and "
         f"{num(part['abs_rel_percent']['refined'])} % after reprojection; the surface covers "
         f"{num(part['ours']['covered'], 1, 100)} % of the pixels."
     )
@@ -139,10 +139,13 @@ def page() -> str:
             continue
         part = json.loads(path.read_text())
         machine = f"{part['hardware']['cores']} cores, {part['hardware']['threads']} thread"
+        commit = part["commit"] or "unknown"
+        commit = commit[:12] + ("+" if commit.endswith("+") else "")
+        text += [section(part), ""]
+        if "note" in part:
+            text += [f"**{part['note']}.**", ""]
         text += [
-            section(part),
-            "",
-            f"`{part['command']}`, commit {(part['commit'] or 'unknown')[:12]}, {machine}, load of the machine before: "
+            f"`{part['command']}`, commit {commit}, {machine}, load of the machine before: "
             f"{num(part['hardware']['load_before'], 1)}, {num(part['wall_s'], 0)} s in all.",
         ]
     return "\n".join(text) + "\n"
