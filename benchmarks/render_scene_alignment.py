@@ -55,14 +55,14 @@ def fusion(part: dict[str, Any]) -> str:
         [name, num(part[key]["wall_s"], 1), num(part[key]["processor_s"], 1)]
         for name, key in (("relief3d", "ours"), ("plain", "plain"))
     ]
-    plain = part["plain"]
+    plain, error = part["plain"], part["abs_rel_percent"]
     return (
         f"Blending, fusion at {num(part['voxel_m'], 2)} m, mesh and rendering of {part['frames']} frames of "
         f"{part['size'][0]} x {part['size'][1]}. Plain: {plain['what']} from {plain['measured_frames']} "
         "measured ones.\n\n"
         + table(["", "wall, s", "processor, s"], rows)
-        + f"\n\nTarget: {num(part['target_s'], 0)} s for 100 frames. AbsRel {num(part['abs_rel_percent']['aligned'])} % before and "
-        f"{num(part['abs_rel_percent']['refined'])} % after reprojection; the surface covers "
+        + f"\n\nTarget: {num(part['target_s'], 0)} s for 100 frames. AbsRel {num(error['aligned'])} % before and "
+        f"{num(error['refined'])} % after reprojection; the surface covers "
         f"{num(part['ours']['covered'], 1, 100)} % of the pixels."
     )
 
