@@ -32,9 +32,9 @@ class Guidance:
         if kind not in ("tsdf", "density"):
             raise InputError(f"there is no guidance '{kind}'", remedy="use tsdf or density")
         self.points, self.margin, self.kind = points, margin, kind
-        kind = torch.float64 if points.dtype == torch.float64 else torch.float32
-        self.total = points.new_zeros(len(points), dtype=kind)
-        self.weight = points.new_zeros(len(points), dtype=kind)
+        dtype = torch.float64 if points.dtype == torch.float64 else torch.float32
+        self.total = points.new_zeros(len(points), dtype=dtype)
+        self.weight = points.new_zeros(len(points), dtype=dtype)
 
     def add(self, depth: Tensor, views: Views) -> None:
         """Add depth maps (V, Hd, Wd), 0 or not finite where unknown, of the pictures of ``views``."""
