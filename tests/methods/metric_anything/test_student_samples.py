@@ -149,6 +149,7 @@ def test_a_perfect_student_has_no_errors_and_a_scaled_one_its_factor() -> None:
     assert found["abs_rel"] == found["unseen_rmse"] == found["fov"] == 0 and found["delta1"] == 100
     wrong = evaluation.score(1.2 * pictures.depth.clamp_min(1e-3), None, pictures, (), 5.0)
     assert wrong["abs_rel"] == pytest.approx(0.2, abs=1e-5) and "fov" not in wrong
+    assert wrong["scaled_abs_rel"] == pytest.approx(0, abs=1e-5)
     assert wrong["near"] == pytest.approx(0.2, abs=1e-5) == wrong["far"] and "unseen_abs_rel" not in wrong
 
 
@@ -157,6 +158,7 @@ def test_distances_divide_the_errors() -> None:
     found = torch.where(pictures.depth > 5, 2 * pictures.depth, pictures.depth).clamp_min(1e-3)
     numbers = evaluation.depth_numbers(found, pictures, range(4), 5.0)
     assert numbers["near"] == 0 and numbers["far"] == pytest.approx(1.0)
+    assert numbers["scaled_abs_rel"] > 0  # one factor does not mend two
     assert 0 < numbers["from_0m"] < 1 and numbers["from_10m"] == pytest.approx(1.0)
     assert "from_50m" not in numbers
 

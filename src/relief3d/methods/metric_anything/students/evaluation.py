@@ -15,6 +15,7 @@ from relief3d.core.errors import InputError
 from relief3d.eval.metrics.boundaries import boundary_f1
 from relief3d.eval.metrics.depth_errors import depth_errors
 from relief3d.eval.metrics.intrinsics import fov_degrees
+from relief3d.geometry.alignment import scale_median
 from relief3d.methods.metric_anything.pictures import PictureSource
 from relief3d.methods.metric_anything.students.config import StudentEvaluation
 
@@ -97,13 +98,16 @@ def predict_all(predict: Predictor, pictures: HeldOutPictures) -> tuple[Tensor, 
 def depth_numbers(
     found: Tensor, pictures: HeldOutPictures, which: Sequence[int], near: float
 ) -> dict[str, float]:
-    """AbsRel, delta1 (%), RMSE (m), boundary F1: means over pictures. AbsRel by distance: over all pixels together."""
+    """AbsRel, the same after scaling every picture by its median ratio, delta1 (%), RMSE (m), boundary F1: means over
+    pictures. AbsRel by distance: over all pixels together.
+    """
     some = list(which)
     p, g = found[some], pictures.depth[some]
     known = g > 0
     errors = depth_errors(p, g, known)
     out = {
         "abs_rel": float(errors.abs_rel.mean()),
+        "scaled_abs_rel": float(depth_errors(_scaled(p, g, known), g, known).abs_rel.mean()),
         "delta1": 100 * float(errors.delta1.mean()),
         "rmse": float(errors.rmse.mean()),
         "boundary": sum(boundary_f1(a, b, m).score for a, b, m in zip(p, g, known, strict=True)) / len(some),
@@ -116,6 +120,12 @@ def depth_numbers(
         if bool(inside.any()):
             out[name] = float(relative[inside].mean())
     return out
+
+
+def _scaled(found: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """(V, H, W) every picture times its median ratio of truth and result."""
+    ratio = scale_median(found.flatten(1), truth.flatten(1), known.flatten(1).to(found.dtype))
+    return found * ratio.nan_to_num(1.0)[:, None, None]
 
 
 def fov_numbers(focal: Tensor, pictures: HeldOutPictures, which: Sequence[int]) -> dict[str, float]:

@@ -64,6 +64,7 @@ _RAW = (
 
 _MAIN = (
     Column("abs_rel", "AbsRel"),
+    Column("scaled_abs_rel", "AbsRel, scale of each picture given"),
     Column("rmse", "RMSE", "m"),
     Column("delta1", "delta1", "%", "higher"),
     Column("boundary", "boundary F1", "", "higher"),
@@ -100,7 +101,7 @@ LABEL_TABLE = Experiment(
     (
         *(
             Comparison(f"{decoder}_teacher", f"{decoder}_raw", key)
-            for key in ("abs_rel", "rmse", "boundary", "unseen_abs_rel")
+            for key in ("abs_rel", "scaled_abs_rel", "rmse", "delta1", "boundary", "unseen_abs_rel")
             for decoder in DECODERS
         ),
         Comparison("unet_raw", "inverse_raw", "abs_rel"),
@@ -282,7 +283,7 @@ SCALING_TABLE = Experiment(
     "Data scaling of the student: 5 to 100 % of the worlds, the same steps",
     _MAIN,
     plan_scaling,
-    tuple(Comparison("data_100", "data_5", key) for key in ("abs_rel", "delta1", "unseen_abs_rel")),
+    tuple(Comparison("data_100", "data_5", key) for key in ("abs_rel", "scaled_abs_rel", "delta1")),
     notes=(
         _PICTURES,
         "Teacher's labels, inverse skips; the last arm is that of the tables above. Shares are nested. The teacher "
