@@ -11,7 +11,16 @@ import pytest
 
 @pytest.mark.parametrize(
     "script",
-    ["render_results", "render_evaluation", "render_training", "render_labelling", "render_scene_alignment"],
+    [
+        "render_results",
+        "render_evaluation",
+        "render_training",
+        "render_labelling",
+        "render_scene_alignment",
+        "prompted_depth",
+        "metric_speed",
+        "prompt_preparation",
+    ],
 )
 def test_pages_agree_with_the_files(script: str, repo: Path) -> None:
     command = [sys.executable, str(repo / "benchmarks" / f"{script}.py"), "--check"]
