@@ -114,7 +114,7 @@ def student_preset(budget: Budget) -> StudentPreset:
 
 
 def training_sets(budget: Budget) -> tuple[PictureSet, ...]:
-    """Pictures of one family, which a small network learns in minutes; three at once it does not."""
+    """Pictures of one family, so that a small network learns something in minutes."""
     return (replace(_rule(budget), worlds=student_preset(budget).worlds),)
 
 

@@ -49,9 +49,9 @@ OBJECTIVES = {
 CONSTANTS = (50.0, 100.0, 400.0)
 FACTORS = {"x1": 1.0, "x3": 3.0, "x9": 9.0}
 _PICTURES = (
-    "Pictures of 128 x 160 of procedural worlds; streets are trained on (a small network learns one family in minutes, "
-    "not three), outdoor is never seen (unseen family). Truth is rendered, the focal length is given; means over "
-    "held-out pictures."
+    "Pictures of 128 x 160 of procedural worlds; streets are trained on (one family, so that a small network learns "
+    "something in minutes), outdoor is never seen (unseen family). Truth is rendered, the focal length is given; means "
+    "over held-out pictures."
 )
 _RAW = (
     f"Raw labels are what imitated stereo (half of the pictures) and active sensors give, with {SEVERITY:g} times the "
